@@ -1,0 +1,262 @@
+"""The two transformer layers of MobileViT: multi-head attention (v1) and separable attention (v2).
+
+Letters: B batch, d width of the transformer, H×W map, ph×pw patch, nh×nw grid of patches, N = nh·nw.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from .patches import split_phases
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product self-attention (arXiv:1706.03762, Equation 1), as MobileViT v1 uses it.
+
+    Args:
+        dim: Width of the tokens; a multiple of ``num_heads``.
+        num_heads: Attention heads.
+        attn_drop: Dropout rate of the attention weights, in [0, 1).
+        proj_drop: Dropout rate of the output, in [0, 1).
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Raises:
+        ValueError: If ``dim`` is no multiple of ``num_heads``.
+
+    Shape:
+        Input and output [batch, N, dim].
+
+    Example:
+        >>> import torch
+        >>> MultiHeadAttention(64)(torch.zeros(2, 16, 64)).shape
+        torch.Size([2, 16, 64])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 4,
+        *,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"the width of the tokens must be a multiple of num_heads, got {dim} and {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, device=device, dtype=dtype)
+        self.attn_drop = attn_drop
+        self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over the N tokens of each sequence in [batch, N, dim]."""
+        batch, length, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [batch, heads, N, d / heads]
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
+        x = x.transpose(1, 2).reshape(batch, length, dim)
+        return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]
+
+
+class SeparableAttention(nn.Module):
+    """Self-attention of linear cost (arXiv:2206.02680, Section 3.2 and Equation 4), per pixel phase.
+
+    A query of a single channel scores each pixel; the softmax of the scores over the patches weighs the keys into one
+    context vector per phase; the context gates the rectified values. Everything but that softmax and that sum acts on
+    single pixels, so the map is never unfolded.
+
+    Args:
+        dim: Channels of the map.
+        attn_drop: Dropout rate of the context scores, in [0, 1).
+        proj_drop: Dropout rate of the output, in [0, 1).
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Shape:
+        Input and output [B, dim, H, W], H and W multiples of the patch.
+
+    Example:
+        >>> import torch
+        >>> SeparableAttention(64)(torch.zeros(2, 64, 8, 8), 2, 2).shape
+        torch.Size([2, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.qkv_proj = nn.Conv2d(dim, 1 + 2 * dim, 1, device=device, dtype=dtype)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.out_proj = nn.Conv2d(dim, dim, 1, device=device, dtype=dtype)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, patch_h: int, patch_w: int) -> Tensor:
+        """Attend over the patches of a map [B, dim, H, W]."""
+        B, _, H, W = x.shape
+        qkv = self.qkv_proj(x).permute(0, 2, 3, 1)  # [B, H, W, 1 + 2d]
+        query, key, value = qkv.split([1, self.dim, self.dim], dim=-1)
+
+        # Softmax over the patches, for each phase: a single channel, so moving it costs next to nothing.
+        query = split_phases(query, patch_h, patch_w).transpose(2, 3)  # [B, nh, nw, ph, pw]
+        grid = query.shape
+        scores = query.flatten(1, 2).softmax(dim=1).view(grid)  # over N = nh·nw
+        scores = self.attn_drop(scores).transpose(2, 3).reshape(B, H, W, 1)
+
+        # The sum over the patches and the gate look at the phases through views: [B, nh, ph, nw, pw·d].
+        context = split_phases(key * scores, patch_h, patch_w).sum(dim=(1, 3), keepdim=True)  # [B, 1, ph, 1, pw·d]
+        out = split_phases(F.relu(value), patch_h, patch_w) * context
+        out = out.reshape(B, H, W, self.dim).permute(0, 3, 1, 2)  # [B, d, H, W]
+        return self.proj_drop(self.out_proj(out))  # type: ignore[no-any-return]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with SiLU between them; dropout after the second only, as in the reference.
+
+    Args:
+        dim: Width of input and output.
+        hidden_dim: Width between the layers.
+        drop: Dropout rate of the output, in [0, 1).
+        pointwise: Whether the layers are 1×1 convolutions over [B, dim, H, W] and not linear over [..., dim].
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Example:
+        >>> import torch
+        >>> Mlp(64, 128)(torch.zeros(2, 16, 64)).shape
+        torch.Size([2, 16, 64])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        *,
+        drop: float = 0.0,
+        pointwise: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.fc1: nn.Module
+        self.fc2: nn.Module
+        if pointwise:
+            self.fc1 = nn.Conv2d(dim, hidden_dim, 1, device=device, dtype=dtype)
+            self.fc2 = nn.Conv2d(hidden_dim, dim, 1, device=device, dtype=dtype)
+        else:
+            self.fc1 = nn.Linear(dim, hidden_dim, device=device, dtype=dtype)
+            self.fc2 = nn.Linear(hidden_dim, dim, device=device, dtype=dtype)
+        self.act = nn.SiLU()
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map every token by itself."""
+        return self.drop(self.fc2(self.act(self.fc1(x))))  # type: ignore[no-any-return]
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm transformer layer of v1: layer norm and multi-head attention, layer norm and MLP, both with a shortcut.
+
+    Args:
+        dim: Width of the tokens.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLP over ``dim``.
+        attn_drop: Dropout rate of the attention weights, in [0, 1).
+        proj_drop: Dropout rate after attention and after the MLP, in [0, 1).
+        drop_path: Stochastic depth rate of both branches, in [0, 1).
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Shape:
+        Input and output [batch, N, dim].
+
+    Example:
+        >>> import torch
+        >>> TransformerLayer(64)(torch.zeros(2, 16, 64)).shape
+        torch.Size([2, 16, 64])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 4,
+        mlp_ratio: int = 2,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-5, device=device, dtype=dtype)
+        self.attn = MultiHeadAttention(
+            dim, num_heads, attn_drop=attn_drop, proj_drop=proj_drop, device=device, dtype=dtype
+        )
+        self.norm2 = nn.LayerNorm(dim, eps=1e-5, device=device, dtype=dtype)
+        self.mlp = Mlp(dim, mlp_ratio * dim, drop=proj_drop, device=device, dtype=dtype)
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens [batch, N, dim] to tokens of the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+class SeparableTransformerLayer(nn.Module):
+    """Pre-norm transformer layer of v2: group norm and separable attention, group norm and MLP, both with a shortcut.
+
+    The norms have one group: each image is normalised over all channels and pixels.
+
+    Args:
+        dim: Channels of the map.
+        mlp_ratio: Hidden width of the MLP over ``dim``.
+        attn_drop: Dropout rate of the context scores, in [0, 1).
+        proj_drop: Dropout rate after attention and after the MLP, in [0, 1).
+        drop_path: Stochastic depth rate of both branches, in [0, 1).
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Shape:
+        Input and output [B, dim, H, W], H and W multiples of the patch.
+
+    Example:
+        >>> import torch
+        >>> SeparableTransformerLayer(64)(torch.zeros(2, 64, 8, 8), 2, 2).shape
+        torch.Size([2, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        mlp_ratio: int = 2,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(1, dim, eps=1e-5, device=device, dtype=dtype)
+        self.attn = SeparableAttention(dim, attn_drop=attn_drop, proj_drop=proj_drop, device=device, dtype=dtype)
+        self.norm2 = nn.GroupNorm(1, dim, eps=1e-5, device=device, dtype=dtype)
+        self.mlp = Mlp(dim, mlp_ratio * dim, drop=proj_drop, pointwise=True, device=device, dtype=dtype)
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: Tensor, patch_h: int, patch_w: int) -> Tensor:
+        """Map a map [B, dim, H, W] to one of the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x), patch_h, patch_w))
+        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]

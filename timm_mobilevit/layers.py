@@ -1,0 +1,88 @@
+"""Convolution, batch norm and SiLU: the unit that everything outside the transformers is made of."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch norm and, unless told otherwise, SiLU.
+
+    The norm is a plain ``nn.BatchNorm2d`` and the activation a module of its own. timm's fused norm-and-activation
+    layer has the same parameter names, but loses its activation when
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which mmengine calls too, replaces it.
+
+    Args:
+        in_chs: Input channels.
+        out_chs: Output channels.
+        kernel_size: Side of the square kernel; odd. The padding keeps the map's size at stride 1.
+        stride: Stride in both directions.
+        dilation: Dilation in both directions.
+        groups: Groups of the convolution; ``in_chs`` makes it depthwise.
+        apply_act: Whether SiLU follows the norm.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Shape:
+        Input [B, in_chs, H, W], output [B, out_chs, ceil(H / stride), ceil(W / stride)].
+
+    Example:
+        >>> import torch
+        >>> ConvNormAct(3, 16, 3, stride=2)(torch.zeros(1, 3, 33, 64)).shape
+        torch.Size([1, 16, 17, 32])
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        apply_act: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_chs,
+            out_chs,
+            kernel_size,
+            stride=stride,
+            padding=dilation * (kernel_size - 1) // 2,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+            device=device,
+            dtype=dtype,
+        )
+        self.bn = nn.BatchNorm2d(out_chs, eps=1e-5, device=device, dtype=dtype)
+        self.act = nn.SiLU() if apply_act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_chs, H, W] to [B, out_chs, H', W']."""
+        return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+
+
+class Stem(ConvNormAct):
+    """The first convolution, 3×3 with stride 2, which also refuses what is not a batch of images.
+
+    It stands here and not in the network because ``features_only`` wrappers call the stem without the network's
+    forward.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_chans, H, W] to [B, C, ceil(H / 2), ceil(W / 2)].
+
+        Raises:
+            ValueError: If the input is no batch of images with the channels that the model was built for.
+        """
+        if x.ndim != 4 or x.shape[1] != self.conv.in_channels:
+            raise ValueError(
+                f"expected images of shape [batch, {self.conv.in_channels}, height, width], got {list(x.shape)}; "
+                "convert the images or build the model with in_chans equal to their channels"
+            )
+        # TorchScript knows no super().forward(x).
+        return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]

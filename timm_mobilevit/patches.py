@@ -1,0 +1,133 @@
+"""Geometry of patches: pure functions between feature maps and what the transformers attend over.
+
+Letters: B batch, C channels, H×W map, ph×pw patch, P = ph·pw pixels in a patch, nh×nw grid of patches, N = nh·nw
+patches. The *phase* of a pixel is its place inside its patch; attention never mixes phases. Maps are channels-last
+here, [B, H, W, C]: patches and phases are then views, and no tensor has more than five dimensions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_to_patches(x: Tensor, patch_h: int, patch_w: int, align_corners: bool) -> Tensor:
+    """Enlarge a map to the next multiple of the patch, bilinearly; a map that divides is returned as it is.
+
+    Args:
+        x: Map [B, C, H, W].
+        patch_h: Height of a patch, in pixels of the map.
+        patch_w: Width of a patch.
+        align_corners: As in ``torch.nn.functional.interpolate``. The generations differ: False for v1 and its v3
+            successors, True for v2 and its own.
+
+    Returns:
+        Map [B, C, ceil(H / patch_h)·patch_h, ceil(W / patch_w)·patch_w].
+
+    Raises:
+        ValueError: If the map is smaller than one patch.
+
+    Example:
+        >>> resize_to_patches(torch.zeros(1, 8, 7, 8), 2, 2, align_corners=True).shape
+        torch.Size([1, 8, 8, 8])
+    """
+    height, width = x.shape[-2], x.shape[-1]
+    new_height = (height + patch_h - 1) // patch_h * patch_h
+    new_width = (width + patch_w - 1) // patch_w * patch_w
+    return resize(x, new_height, new_width, align_corners)
+
+
+def check_patch_fits(x: Tensor, patch_h: int, patch_w: int) -> None:
+    """Refuse a map [B, C, H, W] that is smaller than one patch.
+
+    Raises:
+        ValueError: If the map is lower than ``patch_h`` or narrower than ``patch_w``.
+    """
+    if x.shape[-2] < patch_h or x.shape[-1] < patch_w:
+        raise ValueError(
+            f"patch of {patch_h}x{patch_w} is larger than the feature map of {x.shape[-2]}x{x.shape[-1]}; "
+            "use larger images or a smaller patch_size"
+        )
+
+
+def resize(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    """Resize a map [B, C, H, W] bilinearly to [B, C, height, width]; the same size costs nothing."""
+    # A size that torch.export keeps symbolic is no int. There the branch would fix the size for good, so the
+    # interpolation stays in the graph; at equal sizes it returns its input bit for bit.
+    known = isinstance(height, int) and isinstance(width, int)
+    if known and height == x.shape[-2] and width == x.shape[-1]:
+        return x
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """Lay a map [B, C, H, W] out with its channels last in memory, so that the functions below need only views.
+
+    Convolutions keep the layout of their input: a network in the default layout pays one copy, in its first block.
+    """
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def unfold_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
+    """Gather the pixels of each phase: the sequences that v1's attention runs over.
+
+    Args:
+        x: Map [B, H, W, C], H and W multiples of the patch.
+        patch_h: Height of a patch.
+        patch_w: Width of a patch.
+
+    Returns:
+        Tokens [P·B, N, C], in one copy.
+
+    Example:
+        >>> unfold_phases(torch.arange(16).reshape(1, 4, 4, 1), 2, 2)[0, :, 0]  # upper left pixel of each patch
+        tensor([ 0,  2,  8, 10])
+    """
+    B, H, W, C = x.shape
+    nh, nw = H // patch_h, W // patch_w
+    x = x.reshape(B * nh, patch_h, nw, patch_w, C)  # [B·nh, ph, nw, pw, C]
+    x = x.permute(1, 3, 0, 2, 4)  # [ph, pw, B·nh, nw, C]
+    return x.reshape(patch_h * patch_w * B, nh * nw, C)  # [P·B, N, C]
+
+
+def fold_phases(tokens: Tensor, patch_h: int, patch_w: int, height: int, width: int) -> Tensor:
+    """Put tokens back in their places: the inverse of :func:`unfold_phases`.
+
+    Args:
+        tokens: Tokens [P·B, N, C].
+        patch_h: Height of a patch.
+        patch_w: Width of a patch.
+        height: Height of the map.
+        width: Width of the map.
+
+    Returns:
+        Map [B, H, W, C], in one copy.
+
+    Example:
+        >>> x = torch.randn(2, 4, 6, 8)
+        >>> torch.equal(fold_phases(unfold_phases(x, 2, 3), 2, 3, 4, 6), x)
+        True
+    """
+    C = tokens.shape[-1]
+    nw = width // patch_w
+    x = tokens.reshape(patch_h, patch_w, -1, nw, C)  # [ph, pw, B·nh, nw, C]
+    x = x.permute(2, 0, 3, 1, 4)  # [B·nh, ph, nw, pw, C]
+    return x.reshape(-1, height, width, C)  # [B, H, W, C]
+
+
+def split_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
+    """View a map by patch and phase, without moving it.
+
+    Args:
+        x: Map [B, H, W, C], H and W multiples of the patch.
+        patch_h: Height of a patch.
+        patch_w: Width of a patch.
+
+    Returns:
+        The same pixels as [B, nh, ph, nw, pw·C]: dimensions 1 and 3 number the patches, 2 and 4 the phases.
+
+    Example:
+        >>> split_phases(torch.zeros(2, 4, 6, 8), 2, 2).shape
+        torch.Size([2, 2, 2, 3, 16])
+    """
+    B, H, W, C = x.shape
+    return x.reshape(B, H // patch_h, patch_h, W // patch_w, patch_w * C)
