@@ -239,6 +239,18 @@ class MobileViT(nn.Module):
         return take
 
     @torch.jit.ignore
+    def load_pretrained(self, checkpoint_path: str, prefix: str = "") -> None:
+        """Load a checkpoint file of any recognised layout: timm calls it while it builds a pretrained model.
+
+        Args:
+            checkpoint_path: The file.
+            prefix: Part of timm's contract; not used.
+        """
+        from .loading import load_weights  # which needs this class
+
+        load_weights(self, checkpoint_path)
+
+    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
         return self.head.fc  # type: ignore[no-any-return]

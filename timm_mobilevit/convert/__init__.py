@@ -254,9 +254,11 @@ def _some(names: list[str], most: int = 6) -> str:
 def _guess(state_dict: Mapping[str, Tensor], source: str, arch: str) -> str:
     """A hint at the architectures that do fit, if any."""
     layout = _LAYOUTS[source]
+    stem = next((tensor for key, tensor in state_dict.items() if layout.signature.fullmatch(key)), None)
     fits = []
     for other, variant in VARIANTS.items():
-        if other != arch and variant.block in layout.blocks:
+        possible = other != arch and variant.block in layout.blocks
+        if possible and stem is not None and stem.shape[:1] == (variant.stem_width,):
             _, missing, left_over = _rename(state_dict, variant, layout)
             if not left_over and all(key in _HEAD for key in missing):
                 fits.append(other)
