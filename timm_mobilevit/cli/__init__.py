@@ -1,0 +1,52 @@
+"""The command line ``timm-mobilevit``: one file per subcommand; files with an underscore hold what they share.
+
+The subcommands import torch and timm only when they run.
+"""
+
+from typing import Annotated
+
+import typer
+
+from timm_mobilevit._version import __version__
+
+from . import convert, info, list_models, predict
+from ._errors import one_line_errors
+
+app = typer.Typer(
+    help="MobileViT v1, v2 and v3 for timm: list models, look one up, convert checkpoints, classify images.",
+    epilog="Each command has examples: timm-mobilevit COMMAND --help",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"timm-mobilevit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+for _name, _module, _command in (
+    ("list", list_models, list_models.list_models),
+    ("info", info, info.info),
+    ("convert", convert, convert.convert),
+    ("predict", predict, predict.predict),
+):
+    # typer folds single line breaks in an epilog: an empty line between examples keeps them apart.
+    app.command(_name, epilog="\n\n".join(("Examples:", *_module.EXAMPLES)))(one_line_errors(_command))
+
+
+def main() -> None:
+    """Run the command line with the arguments of this process."""
+    app(prog_name="timm-mobilevit")

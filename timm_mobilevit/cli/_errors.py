@@ -1,0 +1,42 @@
+"""How a failure looks on the command line: one line on stderr and exit code 1 instead of a traceback."""
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import typer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TRACEBACK_VARIABLE = "TIMM_MOBILEVIT_TRACEBACK"
+
+
+def print_error(message: str) -> None:
+    """Print a message as one line on stderr; line breaks become semicolons where no punctuation is."""
+    message = re.sub(r"(?<=[^\s:;,.])\s*\n\s*", "; ", message.strip())
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+
+
+def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a subcommand so that the errors that this package and the file system raise end it with exit code 1.
+
+    Setting the environment variable ``TIMM_MOBILEVIT_TRACEBACK`` to anything but nothing lets them through, for
+    reports of what looks like a fault of this package.
+    """
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # the parser's business, though two are RuntimeErrors
+            raise
+        except (ValueError, OSError, RuntimeError) as error:
+            if os.environ.get(TRACEBACK_VARIABLE):
+                raise
+            print_error(str(error) or type(error).__name__)
+            raise typer.Exit(1) from error
+
+    return wrapper

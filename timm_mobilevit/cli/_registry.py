@@ -1,0 +1,95 @@
+"""What the registry knows about our models: their names, and what a model built on the meta device tells."""
+
+from dataclasses import asdict
+from typing import Any
+
+import timm
+import torch
+
+import timm_mobilevit.mobilevit_zoo  # noqa: F401  # registers the models
+from timm_mobilevit.pretrained import WEIGHTS
+from timm_mobilevit.variants import VARIANTS, get_variant
+
+MODULE = "mobilevit_zoo"  # the name that timm's registry files our models under
+
+
+def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
+    """Names that match a pattern, from small to large within each generation.
+
+    Args:
+        pattern: Wildcards as in file names; a pattern without any matches whatever contains it.
+        tags: Whether to look for sets of pretrained weights (architecture.tag) instead of architectures.
+
+    Raises:
+        ValueError: If nothing matches.
+
+    Example:
+        >>> find_names("v1")
+        ['mobilevitv1_xxs', 'mobilevitv1_xs', 'mobilevitv1_s']
+        >>> find_names("*_1_5.*22k*", tags=True)
+        ['mobilevitv2_1_5.cvnets_in22k_ft_in1k', 'mobilevitv2_1_5.cvnets_in22k_ft_in1k_384']
+    """
+    wildcards = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    names = timm.list_models(wildcards, module=MODULE, include_tags=tags)
+    if not names:
+        raise ValueError(f"nothing matches {pattern!r}; `timm-mobilevit list` shows all")
+    # timm's own order is alphabetical: s, xs, xxs and 1_5 before 1_25.
+    return sorted(names, key=list(WEIGHTS if tags else VARIANTS).index)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Architecture and pretrained tag of a model's name, the tag empty if it has none.
+
+    Raises:
+        ValueError: If there is no such architecture or tag; the message names the closest.
+
+    Example:
+        >>> split_name("mobilevitv1_s.cvnets_in1k")
+        ('mobilevitv1_s', 'cvnets_in1k')
+    """
+    arch, _, tag = name.partition(".")
+    get_variant(arch)
+    tags = tags_of(arch)
+    if tag and tag not in tags:
+        raise ValueError(f"{arch} has no pretrained tag {tag!r}; it has {', '.join(tags)}")
+    return arch, tag
+
+
+def tags_of(arch: str) -> list[str]:
+    """Pretrained tags of an architecture, the default first.
+
+    Example:
+        >>> tags_of("mobilevitv1_s")
+        ['cvnets_in1k', 'cvnets_rangeaugment_in1k']
+    """
+    return [name.split(".", 1)[1] for name in WEIGHTS if name.split(".", 1)[0] == arch]
+
+
+def describe_model(arch: str) -> dict[str, Any]:
+    """Parameters and feature maps of an architecture with its own classifier, without allocating the parameters.
+
+    Example:
+        >>> describe_model("mobilevitv1_xxs")["parameters"]
+        1272024
+    """
+    with torch.device("meta"):
+        model = timm.create_model(arch)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "features": [{"channels": f["num_chs"], "stride": f["reduction"]} for f in model.feature_info],
+    }
+
+
+def describe_weights(name: str) -> dict[str, Any]:
+    """The row of the pretrained table, with the paper spelled out.
+
+    Args:
+        name: Architecture and tag.
+
+    Example:
+        >>> describe_weights("mobilevitv1_s.cvnets_in1k")["paper"]
+        'arXiv:2110.02178'
+    """
+    row = WEIGHTS[name]
+    cfg = row.to_cfg()
+    return {"name": name, **asdict(row), "paper": cfg["paper_ids"], "paper_name": cfg["paper_name"]}

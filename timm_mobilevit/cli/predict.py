@@ -1,0 +1,143 @@
+"""``timm-mobilevit predict``."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ._errors import print_error
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ._images import Prediction
+
+EXAMPLES = (
+    "timm-mobilevit predict cat.jpg --model mobilevitv2_1_0",
+    "timm-mobilevit predict photos --model mobilevitv2_2_0.cvnets_in22k_ft_in1k_384 --device cuda --json",
+    "timm-mobilevit predict scans --checkpoint digits",
+    "timm-mobilevit predict scan.png --model mobilevitv3_xxs --checkpoint output/train/model_best.pth.tar "
+    "--img-size 64 --labels classes.txt",
+)
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")],
+    model: Annotated[
+        str, typer.Option(help="Architecture or architecture.tag; not needed with a directory as --checkpoint.")
+    ] = "",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights to use instead of the published ones: a file in any format that `convert` knows, such as "
+            "timm's model_best.pth.tar, or a directory written by `convert`."
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            help="Use the published weights, downloaded once; without them and without --checkpoint, "
+            "the weights are random."
+        ),
+    ] = True,
+    topk: Annotated[int, typer.Option(min=1, help="How many classes to tell.")] = 5,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Class names: a text file with one per line, or JSON. Otherwise those that the checkpoint "
+            "directory records, or ImageNet's."
+        ),
+    ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")
+    ] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 16,
+    device: Annotated[str, typer.Option(help="Where to run, as torch names devices.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Classify images with the preprocessing that belongs to the weights.
+
+    Images that cannot be read are reported and left out; the exit code is then 1.
+    """
+    if not model and not (checkpoint and checkpoint.is_dir()):
+        raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
+    if checkpoint and not pretrained:
+        raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
+    from ._images import classify, find_images
+    from ._labels import class_names
+
+    files = find_images(images)
+    network = _load_model(model, checkpoint, pretrained)
+    if not network.num_classes:
+        raise ValueError(f"{checkpoint or model} has no classifier, so it cannot name what is in an image")
+    predictions = classify(
+        network,
+        files,
+        class_names(network, labels),
+        topk=topk,
+        batch_size=batch_size,
+        device=device,
+        data_args={"img_size": img_size, "crop_pct": crop_pct},
+    )
+    results = _with_progress_bar(predictions, len(files))
+    _show(results, model or str(checkpoint), as_json)
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+def _load_model(name: str, checkpoint: Path | None, pretrained: bool) -> "nn.Module":
+    import timm
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from ._checkpoint import architecture_of_directory, model_from_directory, model_from_file
+    from ._registry import split_name
+
+    if checkpoint and checkpoint.is_dir():
+        arch = architecture_of_directory(checkpoint)
+        if name and split_name(name)[0] != arch:
+            raise ValueError(f"{checkpoint} holds {arch}, not {name}")
+        return model_from_directory(checkpoint)
+    arch, tag = split_name(name)
+    if checkpoint:
+        return model_from_file(checkpoint, arch, tag=tag)
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=pretrained)
+    except LocalEntryNotFoundError as error:  # its message names neither the model nor a way out
+        raise FileNotFoundError(
+            f"the weights of {name} are not in the cache and cannot be downloaded; connect to the internet, or name a "
+            "file that you have with --checkpoint"
+        ) from error
+    return network
+
+
+def _with_progress_bar(predictions: "Iterator[Prediction]", total: int) -> "list[Prediction]":
+    """All predictions; while they are made, stderr shows a bar if it is a terminal and there is more than one."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)  # stdout holds nothing but the result
+    hidden = total == 1 or not console.is_terminal
+    return list(track(predictions, "Classifying", total, console=console, transient=True, disable=hidden))
+
+
+def _show(results: "list[Prediction]", model: str, as_json: bool) -> None:
+    if as_json:
+        entries = [
+            {"image": r.image, "error": r.error} if r.error else {"image": r.image, "top": [asdict(g) for g in r.top]}
+            for r in results
+        ]
+        typer.echo(json.dumps({"model": model, "predictions": entries}, indent=2))
+        return
+    for result in results:
+        if result.error:
+            print_error(f"{result.image}: {result.error}")
+            continue
+        typer.echo(result.image)
+        for guess in result.top:
+            typer.echo(f"  {100 * guess.probability:6.2f} %  {guess.label}")
