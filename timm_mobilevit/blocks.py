@@ -6,7 +6,7 @@ Letters: B batch, C channels of the stage, d width of the transformer, H×W map,
 from typing import Any
 
 import torch
-from timm.layers import DropPath, to_2tuple
+from timm.layers import DropPath, register_notrace_module, to_2tuple
 from torch import Tensor, nn
 
 from .attention import SeparableTransformerLayer, TransformerLayer
@@ -64,6 +64,7 @@ class InvertedResidual(nn.Module):
         return x + self.drop_path(out) if self.has_shortcut else out  # type: ignore[no-any-return]
 
 
+@register_notrace_module  # torch.fx cannot follow branches on sizes, so it takes the block as a whole
 class MobileViTBlock(nn.Module):
     """MobileViT block with multi-head attention: local convolutions, attention per pixel phase, fusion.
 
@@ -161,6 +162,7 @@ class MobileViTBlock(nn.Module):
         return resize(x, height, width, align_corners=False)
 
 
+@register_notrace_module  # as above
 class SeparableMobileViTBlock(nn.Module):
     """MobileViT block with separable attention: local convolutions, attention of linear cost, projection.
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 
@@ -66,6 +67,7 @@ class ConvNormAct(nn.Module):
         return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]
 
 
+@register_notrace_module  # torch.fx cannot follow the check
 class Stem(ConvNormAct):
     """The first convolution, 3×3 with stride 2, which also refuses what is not a batch of images.
 
