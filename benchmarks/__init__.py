@@ -1,0 +1,1 @@
+"""Demos and measurements that run from the source tree; not installed."""
