@@ -5,6 +5,7 @@ import timm
 import torch
 from golden_data import CLASSIFIERS, DILATED, error, load, make_images, make_weights, reference_weights
 
+from benchmarks.complexity import count
 from timm_mobilevit.convert import convert_state_dict, export_state_dict
 from timm_mobilevit.variants import VARIANTS
 
@@ -28,6 +29,7 @@ def test_every_variant_is_recorded():
 def test_classifier_equals_the_reference(name):
     golden = load(name)
     model = build(golden["arch"])
+    assert count(golden["arch"], *golden["input_shape"][2:]) == (golden["params"], golden["macs"])
     assert sum(p.numel() for p in model.parameters()) == golden["params"]
     with torch.inference_mode():
         features, stages = model.forward_intermediates(make_images(golden["input_shape"]))
