@@ -1,0 +1,44 @@
+# Everything runs in .venv at the repository root; a target sets it up when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch 2.13 has no matching torchvision on every platform, and mmcv does not build beside torch >= 2.14.
+TORCH := 'torch<2.13'
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long test-timm lint format tables
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per extra: newer than pyproject.toml means up to date.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[$*]'
+	touch $@
+
+demo: $(VENV)/.installed-demo  ## fine-tune mobilevitv3_xxs on real digit scans, evaluate, reload, predict
+	$(BIN)/python -m benchmarks.digits
+
+test: $(VENV)/.installed-test  ## run the whole suite, but for what is marked long
+	$(BIN)/python -m pytest -m "not long" --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+test-long: $(VENV)/.installed-test  ## run what is marked long
+	$(BIN)/python -m pytest -m long
+
+test-timm: $(VENV)/.installed-test  ## run timm's own model tests over our models
+	$(BIN)/python tests/timm_suite.py
+
+lint: $(VENV)/.installed-dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tables: $(VENV)/.installed-test  ## write the README's generated tables anew
+	$(BIN)/python -m benchmarks.make_tables
