@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # torch 2.13 has no matching torchvision on every platform, and mmcv does not build beside torch >= 2.14.
 TORCH := 'torch<2.13'
 
+# Threads that wait should sleep: on a busy machine spinning ones make training steps several times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long test-timm lint format tables
 
@@ -18,6 +21,17 @@ $(BIN)/python:
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[$*]'
 	touch $@
+
+# mmcv has no wheel for every Python, and an installation without a compiler or torch leaves its ops out silently. So it
+# is built here, once (10 minutes on two cores); pip keeps the wheel in its cache. Its build needs pkg_resources, which
+# setuptools 82 has no longer, and setuptools 77 for its licence field.
+$(VENV)/.installed-mmcv: Makefile | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(TORCH) 'setuptools>=77,<81' wheel ninja
+	MMCV_WITH_OPS=1 FORCE_CUDA=0 $(BIN)/python -m pip install --quiet --no-build-isolation 'onedl-mmcv>=2.3.6'
+	$(BIN)/python -c "import mmcv.ops"
+	touch $@
+
+$(VENV)/.installed-test $(VENV)/.installed-dev: $(VENV)/.installed-mmcv
 
 demo: $(VENV)/.installed-demo  ## fine-tune mobilevitv3_xxs on real digit scans, evaluate, reload, predict
 	$(BIN)/python -m benchmarks.digits

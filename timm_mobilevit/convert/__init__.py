@@ -18,7 +18,7 @@ from ..pretrained import ChannelOrder
 from ..variants import VARIANTS, BlockKind, Variant, get_variant
 from . import cvnets, huggingface, mmpretrain
 
-__all__ = ["Source", "convert_state_dict", "detect_source", "export_state_dict"]
+__all__ = ["Source", "convert_state_dict", "detect_source", "export_state_dict", "source_names"]
 
 Source = Literal["cvnets", "transformers", "mmpretrain", "timm"]
 
@@ -165,6 +165,25 @@ def detect_source(state_dict: Mapping[str, Tensor]) -> Source:
         f"no layout of {', '.join(_LAYOUTS)} has these parameter names: {_some(list(state_dict)) or 'none at all'}; "
         "only checkpoints of a MobileViT classifier can be converted"
     )
+
+
+def source_names(key: str, arch: str, source: Source) -> list[str]:
+    """Tell what a parameter of ours is called in another layout.
+
+    Args:
+        key: Name of a parameter or buffer of ours.
+        arch: Architecture.
+        source: The other layout.
+
+    Returns:
+        One name, or three where theirs are queries, keys and values and ours one tensor.
+
+    Example:
+        >>> source_names("stages.2.1.norm.weight", "mobilevitv3_1_0", "cvnets")
+        ['layer_3.1.global_rep.2.weight']
+    """
+    variant = get_variant(arch)
+    return _their_names(key, _get_layout(source, variant).rules(variant))
 
 
 def _get_layout(source: str, variant: Variant) -> _Layout:

@@ -1,0 +1,77 @@
+"""Detectors and segmentors built without a config file, as the reference has them."""
+
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+
+from timm_mobilevit.variants import VARIANTS
+
+
+def ssd(arch, num_classes=80, **test_cfg):
+    """The SSDLite over a model, evaluated by the rules of CVNets v0.2 unless told otherwise."""
+    widths = VARIANTS[arch].widths
+    config = {
+        "type": "mmdet.SingleStageDetector",
+        "data_preprocessor": {"type": "mmdet.DetDataPreprocessor", "mean": [0.0] * 3, "std": [255.0] * 3},
+        "backbone": {"type": "TimmMobileViT", "model_name": arch, "out_indices": (3, 4)},
+        "neck": {"type": "mmdet.SSDLiteNeck", "in_channels": widths[3:]},
+        "bbox_head": {"type": "mmdet.SSDLiteHead", "num_classes": num_classes},
+        "train_cfg": {
+            "assigner": {
+                "type": "mmdet.MaxIoUAssigner",
+                "pos_iou_thr": 0.5,
+                "neg_iou_thr": 0.5,
+                "min_pos_iou": 0.0,
+                "gt_max_assign_all": False,
+                "ignore_iof_thr": -1,
+            },
+            "sampler": {"type": "mmdet.PseudoSampler"},
+            "smoothl1_beta": 1.0,
+            "allowed_border": -1,
+            "pos_weight": -1,
+            "neg_pos_ratio": 3,
+        },
+        "test_cfg": {
+            "nms_pre": 400,
+            "nms": {"type": "nms", "iou_threshold": 0.5},
+            "score_thr": 0.01,
+            "max_per_img": 200,
+            **test_cfg,
+        },
+    }
+    return MODELS.build(ConfigDict(config))
+
+
+def segmentor(arch, head, num_classes, *, output_stride, rates=None, later=True, auxiliary=True, **options):
+    """DeepLabv3 (``head="deeplabv3"``) or PSPNet over a model; ``later`` for CVNets v0.2's kind, else v0.1's."""
+    widths = VARIANTS[arch].widths
+    common = {"num_classes": num_classes, "norm_cfg": {"type": "BN"}, "align_corners": later}
+    decode = {"in_channels": widths[4], "in_index": 1, "channels": 512 if later else 256, **common}
+    if head == "deeplabv3":
+        decode |= {"type": "mmseg.MobileViTASPPHead", "dilations": (1, *rates)}
+    else:
+        decode |= {"type": "mmseg.MobileViTPSPHead", "branch_channels": widths[4] // 4 // 16 * 16}
+    config = {
+        "type": "mmseg.MobileViTEncoderDecoder",
+        "resize": "direct" if later else "nearest",
+        "data_preprocessor": {"type": "mmseg.SegDataPreProcessor", "mean": [0.0] * 3, "std": [255.0] * 3},
+        "backbone": {
+            "type": "TimmMobileViT",
+            "model_name": arch,
+            "out_indices": (3, 4),
+            "output_stride": output_stride,
+        },
+        "decode_head": decode,
+        "test_cfg": {"mode": "whole"},
+        **options,
+    }
+    if auxiliary:
+        config["auxiliary_head"] = {
+            "type": "mmseg.FCNHead",
+            "in_channels": widths[3],
+            "in_index": 0,
+            "channels": max(widths[3] // 4, 128),
+            "num_convs": 1,
+            "concat_input": False,
+            **common,
+        }
+    return MODELS.build(ConfigDict(config))

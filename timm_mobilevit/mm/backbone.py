@@ -1,0 +1,135 @@
+"""The backbone: any of our models, built by timm, as a module of mmengine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+
+from ..variants import get_variant
+
+
+@MODELS.register_module()
+class TimmMobileViT(BaseModule):  # type: ignore[misc]
+    """A MobileViT as backbone of MMDetection and MMSegmentation.
+
+    Registered in mmengine's root registry, so both find it. Images are RGB in [0, 1]: ``mean=[0, 0, 0]``,
+    ``std=[255, 255, 255]``, ``bgr_to_rgb=True`` in the data preprocessor.
+
+    Args:
+        model_name: A name that ``timm.list_models(module="mobilevit_zoo")`` gives.
+        pretrained: True for the default pretrained weights, a tag (``"cvnets_in1k"``) for others, or the path of a
+            checkpoint file in any recognised layout. False for none.
+        out_indices: Stages to return, from 0 to 4; -1 is the last.
+        output_stride: Input pixels per pixel of the last map: 8, 16 or 32.
+        frozen_stages: Stages whose parameters are fixed, the stem included: 0 fixes the stem alone, 1 the stem and the
+            first stage, and so on; -1 fixes nothing.
+        norm_eval: Whether batch norms keep their running statistics in training.
+        with_cp: Whether to recompute blocks in the backward pass instead of keeping their activations.
+        exact_feature_size: Whether maps are exactly ceil(size / stride); False for the reference's rounding.
+        proj_drop_rate: Dropout rate inside the transformers, in [0, 1).
+        drop_path_rate: Stochastic depth rate, in [0, 1).
+        patch_size: Patch of the transformers, one number or one per stage 3, 4 and 5.
+        init_cfg: mmengine's initialisation; not together with ``pretrained``.
+
+    Raises:
+        ValueError: If a name, an index or a combination makes no sense.
+
+    Shape:
+        Input [B, 3, H, W]; output one map [B, channels, ceil(H / stride), ceil(W / stride)] per index.
+
+    Example:
+        >>> import torch
+        >>> backbone = MODELS.build(dict(type="TimmMobileViT", model_name="mobilevitv3_xxs", out_indices=(3, 4)))
+        >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 64))], backbone.out_channels
+        ([(1, 80, 4, 4), (1, 128, 2, 2)], [80, 128])
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool | str = False,
+        out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+        output_stride: int = 32,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        exact_feature_size: bool = True,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        patch_size: int | Sequence[int] = 2,
+        init_cfg: Any = None,
+    ) -> None:
+        if pretrained and init_cfg is not None:
+            raise ValueError("pretrained and init_cfg both say where weights come from: give one of them")
+        super().__init__(init_cfg)
+        self.model_name = model_name.partition(".")[0]
+        variant = get_variant(self.model_name)
+        stages = len(variant.widths)
+        self.out_indices = sorted(index + stages if index < 0 else index for index in out_indices)
+        if not self.out_indices or not 0 <= self.out_indices[0] <= self.out_indices[-1] < stages:
+            raise ValueError(f"out_indices must be stages from 0 to {stages - 1}, got {tuple(out_indices)}")
+        if not -1 <= frozen_stages <= stages:
+            raise ValueError(f"frozen_stages must be in -1…{stages}, got {frozen_stages}")
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+        network = timm.create_model(
+            **_source(model_name, pretrained),
+            output_stride=output_stride,
+            exact_feature_size=exact_feature_size,
+            proj_drop_rate=proj_drop_rate,
+            drop_path_rate=drop_path_rate,
+            patch_size=tuple(patch_size) if isinstance(patch_size, Sequence) else patch_size,
+        )
+        last = self.out_indices[-1]
+        self.out_channels = [network.feature_info[i]["num_chs"] for i in self.out_indices]
+        self.strides = [network.feature_info[i]["reduction"] for i in self.out_indices]
+        # The names of the parameters stay those of the classifier.
+        self.stem = network.stem
+        self.stages = network.stages[: last + 1]
+        if pretrained:
+            self._is_init = True  # init_weights() leaves loaded weights alone
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images [B, 3, H, W] to the maps of the chosen stages."""
+        outs = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages):
+            x = checkpoint_seq(stage, x) if self.with_cp and self.training else stage(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> "TimmMobileViT":
+        """Switch to training, but for what is fixed."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for module in (self.stem, *self.stages[: self.frozen_stages]):
+            module.eval()
+            module.requires_grad_(False)
+
+
+def _source(model_name: str, pretrained: bool | str) -> dict[str, Any]:
+    """Arguments of timm.create_model that name the model and its weights."""
+    if isinstance(pretrained, bool):
+        return {"model_name": model_name, "pretrained": pretrained}
+    if Path(pretrained).suffix in (".pt", ".pth", ".bin", ".tar", ".safetensors") or Path(pretrained).exists():
+        # Through the overlay: timm's checkpoint_path knows one layout only.
+        return {"model_name": model_name, "pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
+    return {"model_name": f"{model_name}.{pretrained}", "pretrained": True}

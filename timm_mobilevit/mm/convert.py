@@ -1,0 +1,170 @@
+"""Official detection and segmentation checkpoints in the names of our detectors and segmentors."""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+
+from ..convert import source_names
+from ..pretrained import ChannelOrder
+from ..variants import get_variant
+
+_STEM = "backbone.stem.conv.weight"
+
+# Substitutions, applied in this order, that turn our names into those of CVNets.
+_SSD_RULES = [
+    (r"^neck\.projections\.(\d)\.", r"ssd_heads.\1.proj_layer.block."),
+    (r"^neck\.extra_layers\.0\.", "extra_layers.os_64."),
+    (r"^neck\.extra_layers\.1\.", "extra_layers.os_128."),
+    (r"^neck\.extra_layers\.2\.", "extra_layers.os_256."),
+    (r"\.depthwise_conv\.", ".dw_conv.block."),
+    (r"\.pointwise_conv\.", ".pw_conv.block."),
+    (r"^neck\.pool_layer\.1\.", "extra_layers.os_-1.1.block."),
+    (r"^bbox_head\.predictors\.5\.", "ssd_heads.5.loc_cls_layer.block.conv."),
+    (r"^bbox_head\.predictors\.(\d)\.0\.", r"ssd_heads.\1.loc_cls_layer.dw_conv.block."),
+    (r"^bbox_head\.predictors\.(\d)\.1\.", r"ssd_heads.\1.loc_cls_layer.pw_conv.block.conv."),
+    (r"\.bn\.", ".norm."),
+]
+_ASPP_RULES = [
+    (r"^decode_head\.aspp_modules\.(\d)\.", r"seg_head.aspp.aspp_layer.convs.\1.block."),
+    (r"^decode_head\.image_pool\.1\.", "seg_head.aspp.aspp_layer.convs.4.aspp_pool.conv_1x1.block."),
+    (r"^decode_head\.bottleneck\.", "seg_head.aspp.aspp_layer.project.block."),
+]
+_PSP_RULES = [
+    (r"^decode_head\.psp_modules\.(\d)\.1\.", r"seg_head.psp_layer.psp_branches.\1.1.block."),
+    (r"^decode_head\.bottleneck\.", "seg_head.psp_layer.fusion.0.block."),
+]
+_SEG_RULES = [
+    (r"^auxiliary_head\.convs\.0\.", "seg_head.aux_head.0.block."),
+    (r"^auxiliary_head\.conv_seg\.", "seg_head.aux_head.2.block.conv."),
+    (r"\.bn\.", ".norm."),
+]
+_V01_CLASSIFIER = "seg_head.classifier.classifier.block.conv."  # of CVNets v0.1, which trained on BGR images
+_V02_CLASSIFIER = "seg_head.classifier.block.conv."
+
+
+def convert_state_dict(
+    state_dict: Mapping[str, Tensor], model: Any, channel_order: ChannelOrder | None = None
+) -> dict[str, Tensor]:
+    """Convert an official detection or segmentation checkpoint of CVNets, CoreNet or MobileViTv3.
+
+    Besides the names, the order of classes (background last in mmdet, first there), of ASPP branches (pool first in
+    mmseg, last there) and of input channels are brought to ours.
+
+    Args:
+        state_dict: Flat state dict with ``encoder.``, ``extra_layers.``, ``ssd_heads.`` or ``seg_head.``. Left as it
+            is.
+        model: Detector or segmentor, built from one of our configs.
+        channel_order: Order of the input channels that the file was trained with; None takes the known one: BGR for the
+            generation of code that trained v1 and the letter sizes of v3, RGB for the other.
+
+    Returns:
+        A state dict that ``model.load_state_dict`` takes strictly.
+
+    Raises:
+        ValueError: If names or shapes do not fit; the message names them.
+    """
+    arch = model.backbone.model_name
+    rules = _rules(model, state_dict)
+    out: dict[str, Tensor] = {}
+    missing, wrong = [], []
+    left_over = dict(state_dict)
+    if not hasattr(model, "auxiliary_head"):  # used in training only, so a model without it may take the file
+        left_over = {key: value for key, value in left_over.items() if not key.startswith("seg_head.aux_head.")}
+    for key, like in model.state_dict().items():
+        theirs = _their_name(key, arch, rules)
+        if key.endswith("num_batches_tracked") and theirs not in state_dict:
+            out[key] = torch.zeros((), dtype=torch.int64)
+            continue
+        if theirs not in state_dict:
+            missing.append(theirs)
+            continue
+        tensor = left_over.pop(theirs)
+        if tensor.shape != like.shape:
+            wrong.append(f"{theirs} {list(tensor.shape)} instead of {list(like.shape)}")
+        out[key] = tensor
+    if missing or wrong or left_over:
+        raise ValueError(_complain(type(model).__name__, arch, missing, wrong, list(left_over)))
+
+    if hasattr(model, "bbox_head"):
+        for key in out:
+            if re.fullmatch(r"bbox_head\.predictors\.(5|\d\.1)\.(weight|bias)", key):
+                out[key] = _background_last(out[key], 4 + model.bbox_head.cls_out_channels)
+    elif "decode_head.image_pool.1.conv.weight" in out:
+        key = "decode_head.bottleneck.conv.weight"
+        *branches, pool = out[key].chunk(5, dim=1)
+        out[key] = torch.cat([pool, *branches], dim=1)
+    if (channel_order or _known_order(state_dict, arch)) == "bgr":
+        out[_STEM] = out[_STEM].flip(1)
+    return out
+
+
+def _rules(model: Any, state_dict: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    if hasattr(model, "bbox_head"):
+        return _SSD_RULES
+    head = model.decode_head
+    classifier = _V01_CLASSIFIER if any(key.startswith(_V01_CLASSIFIER) for key in state_dict) else _V02_CLASSIFIER
+    branches = _ASPP_RULES if hasattr(head, "aspp_modules") else _PSP_RULES
+    return [*branches, (r"^decode_head\.conv_seg\.", classifier), *_SEG_RULES]
+
+
+def _their_name(key: str, arch: str, rules: list[tuple[str, str]]) -> str:
+    if key.startswith("backbone."):
+        return "encoder." + source_names(key.removeprefix("backbone."), arch, "cvnets")[0]
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _background_last(predictor: Tensor, per_anchor: int) -> Tensor:
+    """Reorder the outputs of a predictor, which are boxes, background and classes for each anchor."""
+    outputs = torch.unflatten(predictor, 0, (-1, per_anchor))
+    boxes, background, classes = torch.split(outputs, [4, 1, per_anchor - 5], dim=1)  # type: ignore[no-untyped-call]
+    return torch.cat([boxes, classes, background], dim=1).flatten(0, 1)
+
+
+def _known_order(state_dict: Mapping[str, Tensor], arch: str) -> ChannelOrder:
+    """BGR for CVNets v0.1: all letter sizes, but v1 segmentors of the later generation's naming."""
+    retrained = any(key.startswith(_V02_CLASSIFIER) for key in state_dict)
+    return "rgb" if get_variant(arch).separable or retrained else "bgr"
+
+
+def _complain(model: str, arch: str, missing: list[str], wrong: list[str], left_over: list[str]) -> str:
+    def some(names: list[str]) -> str:
+        return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+    if not any(name.startswith("encoder.") for name in left_over) and any(n.startswith("encoder.") for n in missing):
+        hint = "it has no encoder: a classification checkpoint goes into the backbone (pretrained=FILE), not here; "
+    else:
+        hint = ""
+    parts = {"missing": missing, "wrong shape": wrong, "unknown": left_over}
+    return f"this is no checkpoint of a {model} over {arch}: {hint}" + "; ".join(
+        f"{what} {some(names)}" for what, names in parts.items() if names
+    )
+
+
+def convert_for(
+    config: Any, state_dict: Mapping[str, Tensor], channel_order: ChannelOrder | None = None
+) -> dict[str, Tensor]:
+    """Build the model of a config and convert a checkpoint for it.
+
+    Args:
+        config: Path of a config, or a ``mmengine.Config``.
+        state_dict: As for :func:`convert_state_dict`.
+        channel_order: As for :func:`convert_state_dict`.
+
+    Raises:
+        ValueError: If the config has no model of ours, or the checkpoint does not belong to it.
+    """
+    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    if cfg.get("model", {}).get("backbone", {}).get("type") != "TimmMobileViT":
+        raise ValueError(f"{config} is no config of a detector or segmentor over TimmMobileViT")
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    model_cfg = copy.deepcopy(cfg.model)
+    model_cfg.backbone.pretrained = False  # all weights come from the checkpoint
+    return convert_state_dict(state_dict, MODELS.build(model_cfg), channel_order)

@@ -1,0 +1,174 @@
+"""The head of the reference SSDLite, and its post-processing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from mmcv.ops import batched_nms
+from mmdet.models.dense_heads import SSDHead
+from mmdet.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class SSDLiteHead(SSDHead):  # type: ignore[misc]
+    """SSD head with one fused predictor of boxes and classes per level.
+
+    Differs from mmdet's ``SSDHead`` with ``use_depthwise``: boxes and classes share a depthwise convolution and one 1×1
+    convolution; the last level has the 1×1 alone; anchors follow the size of the images; candidates are limited per
+    class over all levels; boxes are clipped after the suppression; the loss is divided by the positives of the batch,
+    at least one, and not by at least one per image.
+
+    ``test_cfg`` takes ``score_thr``, ``nms``, ``nms_pre`` (candidates per class, -1 for all), ``max_per_class`` and
+    ``max_per_img`` (-1 for no limit).
+
+    Args:
+        num_classes: Classes without the background.
+        in_channels: Channels of each level.
+        norm_cfg: Norm behind the depthwise convolutions.
+        anchor_generator: A ``SSDLiteAnchorGenerator``.
+        bbox_coder: Box coder; by default with the reference's variances, 0.1 for centres and 0.2 for sizes.
+        **kwargs: As for ``mmdet.models.SSDHead``.
+    """
+
+    # BaseDenseHead asks for it, SSDHead does not set it.
+    loss_cls = None
+
+    def __init__(
+        self,
+        num_classes: int = 80,
+        in_channels: Sequence[int] = (512, 256, 256, 128, 128, 64),
+        norm_cfg: Any = None,
+        anchor_generator: Any = None,
+        bbox_coder: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes,
+            in_channels=in_channels,
+            norm_cfg=norm_cfg or {"type": "BN"},
+            anchor_generator=anchor_generator or {"type": "SSDLiteAnchorGenerator"},
+            bbox_coder=bbox_coder
+            or {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2], "clip_border": False},
+            **kwargs,
+        )
+
+    def _init_layers(self) -> None:
+        self.predictors = nn.ModuleList()
+        for level, (chs, anchors) in enumerate(zip(self.in_channels, self.num_base_priors, strict=True)):
+            pointwise = nn.Conv2d(chs, anchors * (4 + self.cls_out_channels), 1)
+            if level == len(self.in_channels) - 1:  # a single pixel: nothing to look around at
+                self.predictors.append(pointwise)
+            else:
+                depthwise = ConvModule(chs, chs, 3, padding=1, groups=chs, norm_cfg=self.norm_cfg, act_cfg=None)
+                self.predictors.append(nn.Sequential(depthwise, pointwise))
+
+    def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Predict classes and boxes.
+
+        Args:
+            x: Maps [B, in_channels, H, W] of all levels.
+
+        Returns:
+            Class scores [B, A·(classes + 1), H, W], background last, and box deltas [B, A·4, H, W] of all levels.
+
+        Raises:
+            ValueError: If the channels of the maps are not ``in_channels``.
+        """
+        channels = [level.shape[1] for level in x]
+        if channels != list(self.in_channels):
+            raise ValueError(f"the head was built for levels of {list(self.in_channels)} channels, got {channels}")
+        scores, deltas = [], []
+        for level, predictor in zip(x, self.predictors, strict=True):
+            out = predictor(level).unflatten(1, (-1, 4 + self.cls_out_channels))  # [B, A, 4 + classes + 1, H, W]
+            deltas.append(out[:, :, :4].flatten(1, 2))
+            scores.append(out[:, :, 4:].flatten(1, 2))
+        return scores, deltas
+
+    def get_anchors(
+        self, featmap_sizes: Sequence[tuple[int, int]], batch_img_metas: list[dict[str, Any]], device: Any = "cuda"
+    ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Make the anchors of a batch for the size of its images; all of them are valid."""
+        anchors = self._anchors(featmap_sizes, batch_img_metas, torch.float32, device)
+        valid = [torch.ones(len(level), dtype=torch.bool, device=device) for level in anchors]
+        return [anchors] * len(batch_img_metas), [valid] * len(batch_img_metas)
+
+    def get_targets(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Assign anchors, with the positives of the whole batch as divisor of the losses, at least one."""
+        *targets, _ = super().get_targets(*args, **kwargs)
+        box_weights = targets[3]
+        positives = sum((level[..., 0] > 0).sum() for level in box_weights)
+        return *targets, max(int(positives), 1)
+
+    def predict_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        score_factors: None = None,
+        batch_img_metas: list[dict[str, Any]] | None = None,
+        cfg: Any = None,
+        rescale: bool = False,
+        with_nms: bool = True,
+    ) -> list[InstanceData]:
+        """Turn scores and deltas into detections, one ``InstanceData`` (bboxes, scores, labels) per image."""
+        assert batch_img_metas is not None
+        cfg = self.test_cfg if cfg is None else cfg
+        sizes = [(level.shape[-2], level.shape[-1]) for level in cls_scores]
+        anchors = torch.cat(self._anchors(sizes, batch_img_metas, cls_scores[0].dtype, cls_scores[0].device))
+        scores = _flatten(cls_scores, self.cls_out_channels).softmax(-1)[..., :-1]  # without the background
+        deltas = _flatten(bbox_preds, 4)
+        return [
+            self._detect(image_scores, self.bbox_coder.decode(anchors, image_deltas), meta, cfg, rescale, with_nms)
+            for image_scores, image_deltas, meta in zip(scores, deltas, batch_img_metas, strict=True)
+        ]
+
+    def _detect(
+        self, scores: Tensor, boxes: Tensor, meta: dict[str, Any], cfg: Any, rescale: bool, with_nms: bool
+    ) -> InstanceData:
+        """Detections of one image from scores [anchors, classes] and boxes [anchors, 4]."""
+        most = cfg.get("nms_pre", -1)
+        most = scores.shape[0] if most < 0 else min(most, scores.shape[0])
+        top, index = scores.topk(most, dim=0)  # of each class, over all levels
+        keep = top > cfg.get("score_thr", 0.0)
+        labels = torch.arange(scores.shape[1], device=scores.device).expand_as(top)[keep]
+        results = InstanceData(bboxes=boxes[index[keep]], scores=top[keep], labels=labels)
+        if with_nms and len(results):
+            kept, order = batched_nms(results.bboxes, results.scores, results.labels, cfg["nms"])
+            results = results[order]
+            results.scores = kept[:, -1]
+            if cfg.get("max_per_class", -1) > 0:
+                results = results[_rank_in_class(results.labels) < cfg["max_per_class"]]
+            if cfg.get("max_per_img", -1) > 0:
+                results = results[: cfg["max_per_img"]]
+        height, width = meta["img_shape"][:2]
+        limit = results.bboxes.new_tensor([width, height, width, height])
+        results.bboxes = torch.minimum(results.bboxes.clamp(min=0), limit)
+        if rescale:
+            results.bboxes = results.bboxes / results.bboxes.new_tensor(meta["scale_factor"]).repeat(2)
+        return results
+
+    def _anchors(
+        self,
+        featmap_sizes: Sequence[tuple[int, int]],
+        batch_img_metas: list[dict[str, Any]],
+        dtype: torch.dtype,
+        device: Any,
+    ) -> list[Tensor]:
+        height, width = batch_img_metas[0].get("batch_input_shape", batch_img_metas[0]["img_shape"])[:2]
+        anchors: list[Tensor] = self.prior_generator.grid_priors(
+            featmap_sizes, dtype, device, input_size=(int(width), int(height))
+        )
+        return anchors
+
+
+def _flatten(levels: list[Tensor], width: int) -> Tensor:
+    """Join maps [B, A·width, H, W] to [B, anchors, width]."""
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in levels], dim=1)
+
+
+def _rank_in_class(labels: Tensor) -> Tensor:
+    """How many earlier entries have the same label."""
+    same = labels[:, None] == labels[None, :]
+    return same.tril(-1).sum(dim=1)

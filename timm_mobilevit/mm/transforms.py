@@ -1,0 +1,180 @@
+"""Augmentations of the reference recipes that MMDetection and MMSegmentation lack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmcv.transforms.utils import cache_randomness
+from mmdet.structures.bbox import HorizontalBoxes, autocast_box_type
+from mmengine.registry import TRANSFORMS
+from PIL import Image, ImageFilter
+
+_CROP_MODES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+
+@TRANSFORMS.register_module()
+class SSDCrop(BaseTransform):  # type: ignore[misc]
+    """SSD's random crop (arXiv:1512.02325, Section 2.2), by the rule of CVNets.
+
+    A mode is drawn; 0 leaves the image as it is. Otherwise a crop is sought that overlaps some box by at least the mode
+    (intersection over union) and holds the centre of some box; boxes whose centre is outside are dropped, the others
+    clipped. After ``trials`` failures another mode is drawn. mmdet's ``MinIoURandomCrop`` asks the overlap of *every*
+    box, and takes mode 0 for a crop without condition.
+
+    Args:
+        modes: Smallest overlaps, in [0, 1].
+        min_scale: Smallest side of a crop, as a fraction of the image's.
+        min_size: Smallest side of a crop, in pixels; 100 in CVNets v0.2, 0 in v0.1.
+        trials: Crops tried per mode.
+    """
+
+    def __init__(
+        self, modes: Sequence[float] = _CROP_MODES, min_scale: float = 0.3, min_size: int = 100, trials: int = 40
+    ) -> None:
+        self.modes = tuple(modes)
+        self.min_scale = min_scale
+        self.min_size = min_size
+        self.trials = trials
+
+    @autocast_box_type()  # type: ignore[untyped-decorator]
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Crop ``img`` and ``gt_bboxes``, with the labels and ignore flags that belong to them."""
+        boxes = results["gt_bboxes"]
+        height, width = results["img"].shape[:2]
+        if not len(boxes):
+            return results
+        crop = self._random_crop(boxes.tensor.numpy(), height, width)
+        if crop is None:
+            return results
+        left, top, right, bottom = crop
+        inside = _centres_inside(boxes.tensor.numpy(), crop)
+        boxes = boxes[inside]
+        boxes.translate_([-left, -top])
+        boxes.clip_([bottom - top, right - left])
+        results["gt_bboxes"] = boxes
+        for key in ("gt_bboxes_labels", "gt_ignore_flags"):
+            if key in results:
+                results[key] = results[key][inside]
+        results["img"] = results["img"][top:bottom, left:right]
+        results["img_shape"] = results["img"].shape[:2]
+        return results
+
+    @cache_randomness  # type: ignore[untyped-decorator]
+    def _random_crop(self, boxes: np.ndarray, height: int, width: int) -> tuple[int, int, int, int] | None:
+        while True:
+            mode = np.random.choice(self.modes)
+            if mode == 0:
+                return None
+            for _ in range(self.trials):
+                w, h = (int(np.random.uniform(self.min_scale, 1) * side) for side in (width, height))
+                if min(w, h) < max(self.min_size, 1) or not 0.5 <= h / w <= 2:
+                    continue
+                left, top = np.random.randint(0, width - w + 1), np.random.randint(0, height - h + 1)
+                crop = (left, top, left + w, top + h)
+                if _overlaps(boxes, crop).max() >= mode and _centres_inside(boxes, crop).any():
+                    return crop
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(modes={self.modes}, min_size={self.min_size})"
+
+
+def _overlaps(boxes: np.ndarray, crop: tuple[int, int, int, int]) -> np.ndarray:
+    ours = HorizontalBoxes(np.asarray(crop, dtype=np.float32).reshape(1, 4))
+    return HorizontalBoxes.overlaps(HorizontalBoxes(boxes), ours).numpy()[:, 0]  # type: ignore[no-any-return]
+
+
+def _centres_inside(boxes: np.ndarray, crop: tuple[int, int, int, int]) -> np.ndarray:
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    left, top, right, bottom = crop
+    inside: np.ndarray = (x > left) & (x < right) & (y > top) & (y < bottom)
+    return inside
+
+
+@TRANSFORMS.register_module()
+class RandomBrightnessFactor(BaseTransform):  # type: ignore[misc]
+    """Multiply an image by a random factor. ``PhotoMetricDistortion`` adds a random value instead.
+
+    Args:
+        factors: Range of the factor.
+        prob: How often, in [0, 1].
+    """
+
+    def __init__(self, factors: tuple[float, float] = (0.875, 1.125), prob: float = 0.5) -> None:
+        self.factors = factors
+        self.prob = prob
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change ``img``, keeping its data type."""
+        factor = self._random_factor()
+        if factor is not None:
+            image = results["img"]
+            results["img"] = np.clip(image.astype(np.float32) * factor, 0, 255).astype(image.dtype)
+        return results
+
+    @cache_randomness  # type: ignore[untyped-decorator]
+    def _random_factor(self) -> float | None:
+        return float(np.random.uniform(*self.factors)) if np.random.rand() < self.prob else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(factors={self.factors}, prob={self.prob})"
+
+
+@TRANSFORMS.register_module()
+class RandomGaussianBlur(BaseTransform):  # type: ignore[misc]
+    """Blur an image by a random radius.
+
+    Args:
+        max_radius: Largest radius, in pixels; drawn uniformly from 0.
+        prob: How often, in [0, 1].
+    """
+
+    def __init__(self, max_radius: float = 1.0, prob: float = 0.5) -> None:
+        self.max_radius = max_radius
+        self.prob = prob
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change ``img``, 8-bit."""
+        radius = self._random_radius()
+        if radius is not None:
+            image = Image.fromarray(results["img"])
+            results["img"] = np.array(image.filter(ImageFilter.GaussianBlur(radius)))
+        return results
+
+    @cache_randomness  # type: ignore[untyped-decorator]
+    def _random_radius(self) -> float | None:
+        return float(np.random.uniform(0, self.max_radius)) if np.random.rand() < self.prob else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(max_radius={self.max_radius}, prob={self.prob})"
+
+
+@TRANSFORMS.register_module()
+class ResizeToFloorMultiple(BaseTransform):  # type: ignore[misc]
+    """Shrink an image to the next multiple of a divisor below; ``ResizeToMultiple`` enlarges.
+
+    Args:
+        size_divisor: Divisor of both sides: the network's output stride.
+    """
+
+    def __init__(self, size_divisor: int = 16) -> None:
+        self.size_divisor = size_divisor
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change ``img`` and ``img_shape``; labels stay as they are, for evaluation at their own size.
+
+        Raises:
+            ValueError: If a side is smaller than the divisor.
+        """
+        height, width = results["img"].shape[:2]
+        new_height, new_width = (side // self.size_divisor * self.size_divisor for side in (height, width))
+        if not new_height or not new_width:
+            raise ValueError(f"an image of {height}x{width} is smaller than size_divisor {self.size_divisor}")
+        if (new_height, new_width) != (height, width):
+            results["img"] = cv2.resize(results["img"], (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+            results["img_shape"] = results["img"].shape[:2]
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(size_divisor={self.size_divisor})"
