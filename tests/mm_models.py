@@ -1,9 +1,20 @@
 """Detectors and segmentors built without a config file, as the reference has them."""
 
+import timm
+from golden_data import make_weights
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
+from timm_mobilevit.mm.convert import _rules, _their_name
 from timm_mobilevit.variants import VARIANTS
+
+NAMES = timm.list_models(module="mobilevit_zoo")
+# The smallest variant of each kind of block.
+KINDS = [
+    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
+    for kind in sorted({variant.block for variant in VARIANTS.values()})
+]
+SMALL = KINDS[0]
 
 
 def ssd(arch, num_classes=80, **test_cfg):
@@ -75,3 +86,9 @@ def segmentor(arch, head, num_classes, *, output_stride, rates=None, later=True,
             **common,
         }
     return MODELS.build(ConfigDict(config))
+
+
+def theirs_of(model, arch):
+    """Random weights under the reference's names, for one of our models."""
+    rules = _rules(model, {})
+    return make_weights({_their_name(k, arch, rules): list(v.shape) for k, v in model.state_dict().items()})

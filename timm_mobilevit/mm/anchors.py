@@ -26,8 +26,8 @@ class SSDLiteAnchorGenerator(SSDAnchorGenerator):  # type: ignore[misc]
     Example:
         >>> sizes = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
         >>> anchors = SSDLiteAnchorGenerator().grid_priors(sizes, device="cpu")
-        >>> sum(len(level) for level in anchors), anchors[0][0]
-        (3232, tensor([-8., -8., 24., 24.]))
+        >>> sum(len(level) for level in anchors), anchors[0][0].round().tolist()
+        (3232, [-8.0, -8.0, 24.0, 24.0])
     """
 
     def __init__(

@@ -170,5 +170,7 @@ def _flatten(levels: list[Tensor], width: int) -> Tensor:
 
 def _rank_in_class(labels: Tensor) -> Tensor:
     """How many earlier entries have the same label."""
-    same = labels[:, None] == labels[None, :]
-    return same.tril(-1).sum(dim=1)
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return torch.empty_like(labels).scatter_(0, order, torch.arange(len(labels), device=labels.device) - starts)

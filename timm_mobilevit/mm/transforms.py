@@ -12,6 +12,7 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageFilter
 
 _CROP_MODES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+_MOST_MODES = 50
 
 
 @TRANSFORMS.register_module()
@@ -63,7 +64,8 @@ class SSDCrop(BaseTransform):  # type: ignore[misc]
 
     @cache_randomness  # type: ignore[untyped-decorator]
     def _random_crop(self, boxes: np.ndarray, height: int, width: int) -> tuple[int, int, int, int] | None:
-        while True:
+        # The reference draws until a crop is found or the mode is 0; without an end, small boxes could hold it up.
+        for _ in range(_MOST_MODES):
             mode = np.random.choice(self.modes)
             if mode == 0:
                 return None
@@ -75,6 +77,7 @@ class SSDCrop(BaseTransform):  # type: ignore[misc]
                 crop = (left, top, left + w, top + h)
                 if _overlaps(boxes, crop).max() >= mode and _centres_inside(boxes, crop).any():
                     return crop
+        return None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(modes={self.modes}, min_size={self.min_size})"

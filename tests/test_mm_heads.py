@@ -1,0 +1,137 @@
+"""Detector and segmentor: losses by their definition, sizes, bad input."""
+
+import pytest
+import torch
+from mm_models import SMALL, segmentor, ssd
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+
+def detection_samples(boxes, size=64):
+    meta = {"img_shape": (size, size), "batch_input_shape": (size, size), "ori_shape": (size, size)}
+    meta |= {"pad_shape": (size, size), "scale_factor": (1.0, 1.0)}
+    samples = []
+    for image_boxes in boxes:
+        sample = DetDataSample(metainfo=meta)
+        bboxes = torch.tensor(image_boxes, dtype=torch.float32).reshape(-1, 4)
+        sample.gt_instances = InstanceData(bboxes=bboxes, labels=torch.arange(len(bboxes)) % 3)
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+        samples.append(sample)
+    return samples
+
+
+class TestDetector:
+    def test_channels_are_checked(self):
+        model = ssd(SMALL, num_classes=3)
+        model.neck.in_channels = (1, 2)
+        with pytest.raises(ValueError, match=r"built for maps of \(1, 2\) channels, the backbone gives \(64, 80\)"):
+            model.extract_feat(torch.rand(1, 3, 64, 64))
+        with pytest.raises(ValueError, match="the head was built for levels of"):
+            model.bbox_head([torch.rand(1, 4, 2, 2)])
+        with pytest.raises(ValueError, match="must have two entries"):
+            MODELS.build({"type": "mmdet.SSDLiteNeck", "in_channels": (1, 2, 3)})
+
+    def test_no_projection_where_channels_agree(self):
+        neck = MODELS.build({"type": "mmdet.SSDLiteNeck", "in_channels": (192, 256)})
+        assert isinstance(neck.projections[1], nn.Identity)
+        assert not isinstance(neck.projections[0], nn.Identity)
+
+    @pytest.mark.parametrize("height_width", [(320, 320), (256, 384), (200, 333)])
+    def test_anchors_follow_the_image(self, height_width):
+        height, width = height_width
+        model = ssd(SMALL, num_classes=3).eval()
+        meta = {"img_shape": height_width, "batch_input_shape": height_width, "scale_factor": (1.0, 1.0)}
+        with torch.inference_mode():
+            scores, _ = model.bbox_head(model.extract_feat(torch.rand(1, 3, height, width)))
+        levels, _ = model.bbox_head.get_anchors([s.shape[-2:] for s in scores], [meta], device="cpu")
+        anchors = torch.cat(levels[0])
+        assert len(anchors) == sum(s.shape[1] // 4 * s.shape[2] * s.shape[3] for s in scores)
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        assert (centres > 0).all()
+        assert (centres < torch.tensor([width, height])).all()
+        sizes = (anchors[:, 2:] - anchors[:, :2]) / torch.tensor([width, height])
+        assert sizes.max() == pytest.approx(1, abs=1e-5)  # clamped
+
+    def test_loss_is_that_of_the_definition(self):
+        """Hard negatives three to one per image, divided by the positives of the batch; an empty image adds nothing."""
+        model = ssd(SMALL, num_classes=3).eval()
+        samples = detection_samples([[[4, 4, 30, 40], [20, 10, 60, 60]], []])
+        maps = model.extract_feat(torch.rand(2, 3, 64, 64))
+        losses = model.bbox_head.loss(maps, samples)
+        scores, deltas = model.bbox_head(maps)
+        anchors = torch.cat(
+            model.bbox_head.get_anchors([s.shape[-2:] for s in scores], [samples[0].metainfo], "cpu")[0][0]
+        )
+        gt = samples[0].gt_instances
+        overlaps = HorizontalBoxes.overlaps(HorizontalBoxes(anchors), HorizontalBoxes(gt.bboxes))
+        best, matched = overlaps.max(dim=1)
+        for j in range(len(gt)):
+            i = overlaps[:, j].argmax()
+            best[i], matched[i] = 1, j
+        positive = best >= 0.5
+        flat = torch.cat([s.permute(0, 2, 3, 1).reshape(2, -1, 4) for s in scores], dim=1)
+        labels = torch.where(positive, gt.labels[matched], 3)
+        entropy = nn.functional.cross_entropy(flat[0], labels, reduction="none")
+        hardest = entropy[~positive].topk(min(3 * int(positive.sum()), int((~positive).sum()))).values
+        expected = (entropy[positive].sum() + hardest.sum()) / positive.sum()
+        torch.testing.assert_close(sum(losses["loss_cls"]).reshape(()), expected)
+
+        boxes = torch.cat([d.permute(0, 2, 3, 1).reshape(2, -1, 4) for d in deltas], dim=1)[0][positive]
+        target = gt.bboxes[matched[positive]]
+        size = anchors[positive][:, 2:] - anchors[positive][:, :2]
+        shift = (
+            ((target[:, :2] + target[:, 2:]) - (anchors[positive][:, :2] + anchors[positive][:, 2:])) / 2 / size / 0.1
+        )
+        scale = ((target[:, 2:] - target[:, :2]) / size).log() / 0.2
+        expected = nn.functional.smooth_l1_loss(boxes, torch.cat((shift, scale), 1), reduction="sum") / positive.sum()
+        torch.testing.assert_close(sum(losses["loss_bbox"]).reshape(()), expected)
+
+    def test_batch_without_boxes(self):
+        model = ssd(SMALL, num_classes=3)
+        losses = model.loss(torch.rand(2, 3, 64, 64), detection_samples([[], []]))
+        total = sum(sum(value) for value in losses.values())
+        assert total == 0
+        total.backward()
+
+    def test_no_detection_above_the_threshold(self):
+        model = ssd(SMALL, num_classes=3, score_thr=2.0).eval()
+        (result,) = model.predict(torch.rand(1, 3, 64, 64), detection_samples([[]]))
+        assert len(result.pred_instances) == 0
+
+
+class TestSegmentor:
+    def test_resize_rules(self):
+        options = {"output_stride": 16, "rates": (6, 12, 18)}
+        model = segmentor(SMALL, "deeplabv3", 4, later=True, auxiliary=False, **options).eval()
+        x = torch.rand(1, 3, 64, 96)
+
+        def logits(resize, size=(51, 77), **meta):
+            model.resize = resize
+            meta = {"ori_shape": size, "img_shape": (64, 96), "pad_shape": (64, 96), **meta}
+            return model.predict(x, [SegDataSample(metainfo=meta)])[0].seg_logits.data[None]
+
+        with torch.inference_mode():
+            small = model.decode_head(model.extract_feat(x))
+
+            def up(t, size, mode="bilinear"):
+                return nn.functional.interpolate(
+                    t, size, mode=mode, **({"align_corners": True} if mode == "bilinear" else {})
+                )
+
+            torch.testing.assert_close(logits("direct"), up(small, (51, 77)))
+            torch.testing.assert_close(logits("nearest"), up(up(small, (64, 96)), (51, 77), "nearest"))
+            torch.testing.assert_close(logits("mmseg"), up(up(small, (64, 96)), (51, 77)))
+            padded = logits("direct", padding_size=[0, 32, 0, 0])  # left, right, top, bottom
+            torch.testing.assert_close(padded, up(up(small, (64, 96))[..., :64], (51, 77)))
+
+    def test_bad_options(self):
+        with pytest.raises(ValueError, match="resize must be"):
+            segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), resize="bicubic")
+        for head in ("deeplabv3", "pspnet"):
+            model = segmentor(SMALL, head, 4, output_stride=16, rates=(6, 12, 18), auxiliary=False).eval()
+            with pytest.raises(ValueError, match="was built for 80 channels, the backbone gives 64"):
+                model.decode_head([torch.rand(1, 80, 4, 4), torch.rand(1, 64, 4, 4)])
