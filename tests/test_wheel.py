@@ -23,8 +23,10 @@ print(timm_mobilevit.__file__, len(models), *timm.create_model(models[0])(torch.
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
-    shutil.copytree(ROOT / "timm_mobilevit", source / "timm_mobilevit", ignore=shutil.ignore_patterns("__pycache__"))
-    for folder in ("tests", "benchmarks", "mm_configs"):  # lie beside the package, so they could slip in
+    for folder in ("timm_mobilevit", "mm_configs"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=ignore)
+    for folder in ("tests", "benchmarks"):  # lie beside the package, so they could slip in
         (source / folder).mkdir()
         (source / folder / "__init__.py").touch()
     for file in ("pyproject.toml", "README.md", "LICENSE"):
@@ -46,9 +48,15 @@ def test_contents(wheel):
     expected = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "timm_mobilevit").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", ".mim"} & set(path.parts)
     }
-    assert inside == expected
+    configs = {
+        f"timm_mobilevit/.mim/configs/{path.relative_to(ROOT / 'mm_configs').as_posix()}"
+        for path in (ROOT / "mm_configs").rglob("*")
+        if path.suffix in (".py", ".yml")
+    }
+    assert configs
+    assert inside == expected | configs
     assert {"timm_mobilevit/py.typed", f"{info}licenses/LICENSE", f"{info}entry_points.txt"} <= set(names)
 
 
@@ -65,6 +73,24 @@ def test_installed_without_the_source_tree(wheel, tmp_path):
     file, *rest = result.stdout.split()
     assert Path(file).is_relative_to(tmp_path / "site")
     assert rest == ["19", "1", "1000"]
+
+
+def test_configs_can_be_named_from_the_installed_package(wheel, tmp_path):
+    pip("install", "--no-deps", "--target", tmp_path / "site", wheel)
+    config = next((ROOT / "mm_configs/mmdet/ssdlite").glob("ssdlite_mobilevitv3-xxs_*.py")).name
+    code = f"""
+from mmengine.config import Config
+from timm_mobilevit.configs import find_config
+path = find_config("{config}")
+print(Config.fromfile(path).model.backbone.model_name, path)
+"""
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    name, path = done.stdout.split()
+    assert name == "mobilevitv3_xxs"
+    assert Path(path).is_relative_to(tmp_path / "site")
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ import typer
 
 from timm_mobilevit._version import __version__
 
-from . import convert, info, list_models, predict
+from . import config, convert, info, list_models, predict
 from ._errors import one_line_errors
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ for _name, _module, _command in (
     ("info", info, info.info),
     ("convert", convert, convert.convert),
     ("predict", predict, predict.predict),
+    ("config", config, config.config),
 ):
     # typer folds single line breaks in an epilog: an empty line between examples keeps them apart.
     app.command(_name, epilog="\n\n".join(("Examples:", *_module.EXAMPLES)))(one_line_errors(_command))

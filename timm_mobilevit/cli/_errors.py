@@ -33,7 +33,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, BrokenPipeError):  # the parser's business, though two are RuntimeErrors
             raise
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
             if os.environ.get(TRACEBACK_VARIABLE):
                 raise
             print_error(str(error) or type(error).__name__)

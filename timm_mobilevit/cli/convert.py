@@ -11,6 +11,7 @@ EXAMPLES = (
     "timm-mobilevit convert output/train/model_best.pth.tar --arch mobilevitv3_xxs --img-size 64 "
     "--labels classes.txt --out digits",
     "timm-mobilevit convert my_bgr_training.pt --arch mobilevitv2_1_0 --channel-order bgr --out converted",
+    "timm-mobilevit convert coco-ssd-mobilevitv2-1.0.pt --config ssdlite_mobilevitv2-1.0 --out ssdlite.pth",
 )
 
 
@@ -33,8 +34,21 @@ class ChannelOrder(str, Enum):
 
 def convert(
     src: Annotated[Path, typer.Argument(help="Checkpoint: .pt, .pth, .pth.tar, .bin or .safetensors.")],
-    arch: Annotated[str, typer.Option(help="Architecture of the checkpoint; `timm-mobilevit list` shows all.")],
-    out: Annotated[Path, typer.Option(help="Directory to write model.safetensors and config.json to.")],
+    out: Annotated[
+        Path, typer.Option(help="Directory to write model.safetensors and config.json to; with --config, a .pth file.")
+    ],
+    arch: Annotated[
+        str, typer.Option(help="Architecture of the checkpoint; `timm-mobilevit list` shows all.", show_default=False)
+    ] = "",
+    config: Annotated[
+        str,
+        typer.Option(
+            help="Config of a detector or segmentor, instead of --arch: converts an official detection or "
+            "segmentation checkpoint for MMDetection's or MMSegmentation's tools. A file, or a name that "
+            "`timm-mobilevit config` lists. Needs the extra mm.",
+            show_default=False,
+        ),
+    ] = "",
     source: Annotated[
         Format,
         typer.Option(help="Format of the checkpoint: cvnets is also CoreNet's and MobileViTv3's; auto finds out."),
@@ -68,7 +82,7 @@ def convert(
         bool, typer.Option("--force", help="Write into a directory that is not empty, over those two files.")
     ] = False,
 ) -> None:
-    """Convert a checkpoint to safetensors and a config.json.
+    """Convert a checkpoint to safetensors and a config.json, or for MMDetection and MMSegmentation.
 
     The directory written is what timm.create_model("local-dir:DIR", pretrained=True) loads and what
     timm.models.push_to_hf_hub uploads.
@@ -77,9 +91,17 @@ def convert(
     from ._export import check_target, write_directory
     from ._registry import split_name
 
+    order: Any = channel_order.value if channel_order else None
+    if bool(arch) == bool(config):
+        raise typer.BadParameter("give --arch for a classifier, or --config for a detector or segmentor")
+    if config:
+        from ._mm import write_mm_checkpoint
+
+        write_mm_checkpoint(src, config, out, channel_order=order, force=force)
+        typer.echo(f"Wrote {out}: a checkpoint for tools/test.py {config}")
+        return
     check_target(out, force=force)
     arch, tag = split_name(f"{arch}.{tag}" if tag else arch)
-    order: Any = channel_order.value if channel_order else None
     layout: Any = source.value
     model = model_from_file(src, arch, tag=tag, source=layout, channel_order=order)
     write_directory(model, out, published=bool(tag), labels=labels, img_size=img_size, crop_pct=crop_pct)

@@ -1,0 +1,22 @@
+# SSDLite over MobileViTv1-S on COCO 2017, 320x320.
+#
+# Train: torchrun --nproc_per_node 4 $MMDET/tools/train.py \
+#   mm_configs/mmdet/ssdlite/ssdlite_mobilevitv1-s_4xb32-200e_coco-320x320.py --launcher pytorch
+# Effective batch: 128 (4 GPUs of 32)
+# Paper: arXiv:2110.02178
+# Recipe: apple/ml-cvnets d38a116 (v0.1), config/detection/ssd_mobilevit_small_320.yaml
+# Published: mAP 27.9 on val2017; not reproduced here
+# Checkpoint: https://docs-assets.developer.apple.com/ml-research/models/cvnets/detection/ssd_mobilevit_s_320.pt
+#   timm-mobilevit convert ssd_mobilevit_s_320.pt --out ssdlite_mobilevitv1-s.pth \
+#     --config mm_configs/mmdet/ssdlite/ssdlite_mobilevitv1-s_4xb32-200e_coco-320x320.py
+_base_ = [
+    "../_base_/ssdlite_mobilevit_v0_1.py",
+    "../_base_/coco_detection_320_v0_1.py",
+    "../_base_/schedule_200e_v0_1.py",
+    "../_base_/default_runtime.py",
+]
+
+model = dict(
+    backbone=dict(model_name="mobilevitv1_s"),
+    neck=dict(in_channels=(128, 160)),
+)

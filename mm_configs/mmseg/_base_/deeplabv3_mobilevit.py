@@ -1,0 +1,40 @@
+# DeepLabv3 as in CVNets v0.2 and CoreNet. A leaf adds backbone.model_name and output_stride, the channels, the
+# dilations that go with the stride, and the classes.
+model = dict(
+    type="MobileViTEncoderDecoder",
+    resize="direct",
+    data_preprocessor=dict(
+        type="SegDataPreProcessor",
+        mean=[0.0, 0.0, 0.0],
+        std=[255.0, 255.0, 255.0],
+        bgr_to_rgb=True,
+        size=(512, 512),
+        pad_val=0,
+        seg_pad_val=255,
+    ),
+    backbone=dict(type="TimmMobileViT", pretrained=True, out_indices=(3, 4)),
+    decode_head=dict(
+        type="MobileViTASPPHead",
+        in_index=1,
+        channels=512,
+        dropout_ratio=0.1,
+        norm_cfg=dict(type="BN"),
+        align_corners=True,
+        loss_decode=dict(type="CrossEntropyLoss", avg_non_ignore=True),
+        init_cfg=dict(type="Kaiming", layer="Conv2d", distribution="uniform"),
+    ),
+    auxiliary_head=dict(
+        type="FCNHead",
+        in_index=0,
+        num_convs=1,
+        kernel_size=3,
+        concat_input=False,
+        dropout_ratio=0.1,
+        norm_cfg=dict(type="BN"),
+        align_corners=True,
+        loss_decode=dict(type="CrossEntropyLoss", avg_non_ignore=True, loss_weight=0.4),
+        init_cfg=dict(type="Kaiming", layer="Conv2d", distribution="uniform"),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode="whole"),
+)

@@ -1,0 +1,6 @@
+# As the schedule of 120 epochs, but 50 with two batches accumulated, a smaller rate at the end, no clipped gradients.
+_base_ = ["schedule_ade20k_120e.py"]
+
+optim_wrapper = dict(accumulative_counts=2, clip_grad=None)
+param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, begin=0, T_max=50, end=50, eta_min=1e-4)]
+train_cfg = dict(max_epochs=50)

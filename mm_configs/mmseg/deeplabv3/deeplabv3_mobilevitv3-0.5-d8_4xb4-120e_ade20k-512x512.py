@@ -1,0 +1,23 @@
+# DeepLabv3 over MobileViTv3-0.5 on ADE20K, 512x512, output stride 8.
+#
+# Train: torchrun --nproc_per_node 4 $MMSEG/tools/train.py \
+#   mm_configs/mmseg/deeplabv3/deeplabv3_mobilevitv3-0.5-d8_4xb4-120e_ade20k-512x512.py --launcher pytorch
+# Effective batch: 16 (4 GPUs of 4)
+# Paper: arXiv:2209.15159
+# Recipe: micronDLA/MobileViTv3, MobileViTv3-v2/config/segmentation/ade20k/deeplabv3_mobilevitv3.yaml
+# Published: mIoU 33.57 on the validation set; not reproduced here
+# Checkpoint: https://github.com/micronDLA/MobileViTv3/releases/tag/v1.0.0, folder mobilevitv3_ade20k_0_5_0
+#   timm-mobilevit convert mobilevitv3_ade20k_0_5_0/checkpoint_ema_best.pt --out deeplabv3_mobilevitv3-0.5-d8.pth \
+#     --config mm_configs/mmseg/deeplabv3/deeplabv3_mobilevitv3-0.5-d8_4xb4-120e_ade20k-512x512.py
+_base_ = [
+    "../_base_/deeplabv3_mobilevit.py",
+    "../_base_/ade20k_512.py",
+    "../_base_/schedule_ade20k_120e.py",
+    "../_base_/default_runtime.py",
+]
+
+model = dict(
+    backbone=dict(model_name="mobilevitv3_0_5", output_stride=8),
+    decode_head=dict(in_channels=256, dilations=(1, 12, 24, 36), num_classes=150),
+    auxiliary_head=dict(in_channels=192, channels=128, num_classes=150),
+)

@@ -1,0 +1,44 @@
+"""Writing checkpoints that MMDetection's and MMSegmentation's tools load."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import read_checkpoint
+from ..configs import find_config
+from ..pretrained import ChannelOrder
+
+
+def write_mm_checkpoint(
+    src: Path, config: str, out: Path, *, channel_order: ChannelOrder | None = None, force: bool = False
+) -> None:
+    """Convert an official detection or segmentation checkpoint for the model of a config.
+
+    Args:
+        src: Checkpoint of CVNets, CoreNet or MobileViTv3.
+        config: Config of the detector or segmentor, a file or the name of an installed one.
+        out: File to write, ``.pth``.
+        channel_order: Order of the checkpoint's input channels, where it is not the known one.
+        force: Whether ``out`` may be overwritten.
+
+    Raises:
+        ImportError: If the extra mm is not installed.
+        ValueError: If ``out`` is no place to write to, or the checkpoint does not belong to the config.
+        FileNotFoundError: If a file is missing.
+    """
+    if out.suffix != ".pth":
+        raise ValueError(f"with --config, --out is the .pth file to write, got {out}")
+    if out.exists() and not force:
+        raise ValueError(f"{out} exists; choose another name, or overwrite it with --force")
+    path = find_config(config)
+    from ..mm.convert import convert_for
+
+    state_dict = convert_for(path, read_checkpoint(src), channel_order)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        torch.save({"state_dict": state_dict, "meta": {}}, temporary)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)

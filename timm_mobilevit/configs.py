@@ -1,0 +1,36 @@
+"""The configs for MMDetection and MMSegmentation that are installed with the package."""
+
+from pathlib import Path
+
+# Where OpenMMLab packages keep theirs; in a checkout, a link to mm_configs.
+FOLDER = Path(__file__).parent / ".mim" / "configs"
+
+
+def list_configs() -> list[Path]:
+    """List the configs of detectors and segmentors, without the bases that they inherit from."""
+    return sorted(path for path in FOLDER.glob("*/*/*.py") if path.parent.name != "_base_")
+
+
+def find_config(name: str) -> Path:
+    """Find a config by its name.
+
+    Args:
+        name: Path of a file, or the name of an installed config, or the beginning of one.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+        ValueError: If there are several.
+
+    Example:
+        >>> find_config("ssdlite_mobilevitv3-xxs").name
+        'ssdlite_mobilevitv3-xxs_4xb64-200e_coco-320x320.py'
+    """
+    if Path(name).is_file():
+        return Path(name)
+    found = [path for path in list_configs() if path.name.startswith(Path(name).name)]
+    found = [path for path in found if path.stem == Path(name).stem] or found
+    if not found:
+        raise FileNotFoundError(f"no config {name}: it is neither a file nor one of those in {FOLDER}")
+    if len(found) > 1:
+        raise ValueError(f"{name} could be any of {', '.join(path.stem for path in found)}")
+    return found[0]
