@@ -9,6 +9,7 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from mmdet.structures.bbox import HorizontalBoxes, autocast_box_type
 from mmengine.registry import TRANSFORMS
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 _CROP_MODES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -63,7 +64,7 @@ class SSDCrop(BaseTransform):  # type: ignore[misc]
         return results
 
     @cache_randomness  # type: ignore[untyped-decorator]
-    def _random_crop(self, boxes: np.ndarray, height: int, width: int) -> tuple[int, int, int, int] | None:
+    def _random_crop(self, boxes: NDArray[Any], height: int, width: int) -> tuple[int, int, int, int] | None:
         # The reference draws until a crop is found or the mode is 0; without an end, small boxes could hold it up.
         for _ in range(_MOST_MODES):
             mode = np.random.choice(self.modes)
@@ -83,15 +84,15 @@ class SSDCrop(BaseTransform):  # type: ignore[misc]
         return f"{type(self).__name__}(modes={self.modes}, min_size={self.min_size})"
 
 
-def _overlaps(boxes: np.ndarray, crop: tuple[int, int, int, int]) -> np.ndarray:
+def _overlaps(boxes: NDArray[Any], crop: tuple[int, int, int, int]) -> NDArray[Any]:
     ours = HorizontalBoxes(np.asarray(crop, dtype=np.float32).reshape(1, 4))
     return HorizontalBoxes.overlaps(HorizontalBoxes(boxes), ours).numpy()[:, 0]  # type: ignore[no-any-return]
 
 
-def _centres_inside(boxes: np.ndarray, crop: tuple[int, int, int, int]) -> np.ndarray:
+def _centres_inside(boxes: NDArray[Any], crop: tuple[int, int, int, int]) -> NDArray[Any]:
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     left, top, right, bottom = crop
-    inside: np.ndarray = (x > left) & (x < right) & (y > top) & (y < bottom)
+    inside: NDArray[Any] = (x > left) & (x < right) & (y > top) & (y < bottom)
     return inside
 
 
