@@ -9,10 +9,13 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 from benchmarks.complexity import count
 from timm_mobilevit.pretrained import WEIGHTS, Weights
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
 def models() -> str:
@@ -37,7 +40,23 @@ def _source(row: Weights) -> str:
     return f"[Apple]({row.url})"
 
 
-TABLES = {"models": models}
+def dense() -> str:
+    """The table of detectors and segmentors, a row each, from the metafiles of the configs."""
+    lines = ["| config | data | published | official checkpoint |", "|---|---|---:|---|"]
+    for metafile in sorted((ROOT / "mm_configs").glob("*/*/metafile.yml")):
+        for model in yaml.safe_load(metafile.read_text(encoding="utf-8"))["Models"]:
+            (result,) = model["Results"]
+            ((metric, value),) = result["Metrics"].items()
+            origin = model["Converted From"]
+            weights = origin.get("Folder") or origin["Weights"].rpartition("/")[2]
+            lines.append(
+                f"| [`{model['Name'].partition('_4xb')[0].partition('_1xb')[0]}`]({model['Config']}) "
+                f"| {result['Dataset']} | {metric} {value} | [{weights}]({origin['Weights']}) |"
+            )
+    return "\n".join(lines)
+
+
+TABLES = {"models": models, "dense": dense}
 
 
 def update(text: str) -> str:
