@@ -146,7 +146,6 @@ class MobileViT(nn.Module):
 
         self.num_features = cfg.final_width or in_chs
         self.final_conv = ConvNormAct(in_chs, cfg.final_width, 1, **dd) if cfg.final_width else nn.Identity()
-        self.head_hidden_size = self.num_features
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
         self.apply(_init_weights)
