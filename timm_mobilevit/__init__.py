@@ -15,5 +15,6 @@ from ._version import __version__
 if not (sys.argv[0] == "-m" and sys.orig_argv[-len(sys.argv)].endswith(f"{__name__}.run")):
     from . import mobilevit_zoo as mobilevit_zoo
     from .model import MobileViT
+    from .optimize import optimize_for_inference
 
-__all__ = ["MobileViT", "__version__"]
+__all__ = ["MobileViT", "__version__", "optimize_for_inference"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .patches import split_phases
+from .patches import is_exporting, split_phases
 
 
 class MultiHeadAttention(nn.Module):
@@ -57,9 +57,15 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over the N tokens of each sequence in [batch, N, dim]."""
         batch, length, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [batch, heads, N, d / heads]
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
+        head_dim = dim // self.num_heads
+        if is_exporting():  # other runtimes know no fused attention: the fewest plain operators
+            qkv = self.qkv(x).reshape(batch, length, 3 * self.num_heads, head_dim)
+            q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
+            x = ((q * head_dim**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        else:
+            qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, head_dim)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [batch, heads, N, d / heads]
+            x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
         x = x.transpose(1, 2).reshape(batch, length, dim)
         return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]
 
@@ -106,6 +112,10 @@ class SeparableAttention(nn.Module):
     def forward(self, x: Tensor, patch_h: int, patch_w: int) -> Tensor:
         """Attend over the patches of a map [B, dim, H, W]."""
         B, _, H, W = x.shape
+        if patch_w == 1 and patch_h == H:  # every row is a phase: Equation 4 as it is printed
+            query, key, value = self.qkv_proj(x).split([1, self.dim, self.dim], dim=1)  # [B, 1 or d, P, N]
+            context = (key * self.attn_drop(query.softmax(dim=-1))).sum(dim=-1, keepdim=True)  # [B, d, P, 1]
+            return self.proj_drop(self.out_proj(F.relu(value) * context))  # type: ignore[no-any-return]
         qkv = self.qkv_proj(x).permute(0, 2, 3, 1)  # [B, H, W, 1 + 2d]
         query, key, value = qkv.split([1, self.dim, self.dim], dim=-1)
 

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from .norm_act import norm_act
 
+
+@register_notrace_module  # torch.fx cannot follow the branch
 class ConvNormAct(nn.Module):
     """Convolution without bias, batch norm and, unless told otherwise, SiLU.
 
@@ -64,7 +68,11 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in_chs, H, W] to [B, out_chs, H', W']."""
-        return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+        x = self.conv(x)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self.act(self.bn(x))  # type: ignore[no-any-return]
+        else:
+            return norm_act(self.bn, self.act, x)
 
 
 @register_notrace_module  # torch.fx cannot follow the check
@@ -87,4 +95,8 @@ class Stem(ConvNormAct):
                 "convert the images or build the model with in_chans equal to their channels"
             )
         # TorchScript knows no super().forward(x).
-        return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+        x = self.conv(x)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self.act(self.bn(x))  # type: ignore[no-any-return]
+        else:
+            return norm_act(self.bn, self.act, x)

@@ -10,6 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def is_exporting() -> bool:
+    """Whether ``torch.export`` traces the model, for ONNX and other runtimes, where each operator has its price."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return False
+    else:  # TorchScript compiles only the arm it takes
+        return torch.compiler.is_exporting()
+
+
 def resize_to_patches(x: Tensor, patch_h: int, patch_w: int, align_corners: bool) -> Tensor:
     """Enlarge a map to the next multiple of the patch, bilinearly; a map that divides is returned as it is.
 
@@ -63,8 +71,9 @@ def to_channels_last(x: Tensor) -> Tensor:
     """Lay a map [B, C, H, W] out with its channels last in memory, so that the functions below need only views.
 
     Convolutions keep the layout of their input: a network in the default layout pays one copy, in its first block.
+    Other runtimes choose their layouts themselves.
     """
-    return x.contiguous(memory_format=torch.channels_last)
+    return x if is_exporting() else x.contiguous(memory_format=torch.channels_last)
 
 
 def unfold_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
@@ -131,3 +140,49 @@ def split_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
     """
     B, H, W, C = x.shape
     return x.reshape(B, H // patch_h, patch_h, W // patch_w, patch_w * C)
+
+
+def phases_to_rows(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
+    """Rearrange a map so that each row holds the pixels of one phase.
+
+    Args:
+        x: Map [B, C, H, W], H and W multiples of the patch.
+        patch_h: Height of a patch.
+        patch_w: Width of a patch.
+
+    Returns:
+        Map [B, C, P, N]; with patches of P×1 it is what ``x`` was with patches of ``patch_h``×``patch_w``.
+
+    Example:
+        >>> phases_to_rows(torch.arange(16).reshape(1, 1, 4, 4), 2, 2)[0, 0, 0]  # upper left pixel of each patch
+        tensor([ 0,  2,  8, 10])
+    """
+    B, C, H, W = x.shape
+    nh, nw = H // patch_h, W // patch_w
+    x = x.reshape(B * C, nh, patch_h, nw, patch_w)  # [B·C, nh, ph, nw, pw]
+    x = x.permute(0, 2, 4, 1, 3)  # [B·C, ph, pw, nh, nw]
+    return x.reshape(B, C, patch_h * patch_w, nh * nw)  # [B, C, P, N]
+
+
+def rows_to_phases(x: Tensor, patch_h: int, patch_w: int, height: int, width: int) -> Tensor:
+    """Put the pixels back in their places: the inverse of :func:`phases_to_rows`.
+
+    Args:
+        x: Map [B, C, P, N].
+        patch_h: Height of a patch.
+        patch_w: Width of a patch.
+        height: Height of the result.
+        width: Width of the result.
+
+    Returns:
+        Map [B, C, height, width].
+
+    Example:
+        >>> x = torch.randn(2, 8, 4, 6)
+        >>> torch.equal(rows_to_phases(phases_to_rows(x, 2, 3), 2, 3, 4, 6), x)
+        True
+    """
+    B, C = x.shape[0], x.shape[1]
+    x = x.reshape(B * C, patch_h, patch_w, height // patch_h, width // patch_w)  # [B·C, ph, pw, nh, nw]
+    x = x.permute(0, 3, 1, 4, 2)  # [B·C, nh, ph, nw, pw]
+    return x.reshape(B, C, height, width)  # [B, C, H, W]
