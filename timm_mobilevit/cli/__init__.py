@@ -9,11 +9,12 @@ import typer
 
 from timm_mobilevit._version import __version__
 
-from . import config, convert, info, list_models, predict
+from . import config, convert, export, info, list_models, predict
 from ._errors import one_line_errors
 
 app = typer.Typer(
-    help="MobileViT v1, v2 and v3 for timm: list models, look one up, convert checkpoints, classify images.",
+    help="MobileViT v1, v2 and v3 for timm: list models, look one up, convert checkpoints, classify images, "
+    "export to other runtimes.",
     epilog="Each command has examples: timm-mobilevit COMMAND --help",
     no_args_is_help=True,
     add_completion=False,
@@ -42,6 +43,7 @@ for _name, _module, _command in (
     ("info", info, info.info),
     ("convert", convert, convert.convert),
     ("predict", predict, predict.predict),
+    ("export", export, export.export),
     ("config", config, config.config),
 ):
     # typer folds single line breaks in an epilog: an empty line between examples keeps them apart.

@@ -117,8 +117,8 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         cfg = self.test_cfg if cfg is None else cfg
         sizes = [(level.shape[-2], level.shape[-1]) for level in cls_scores]
         anchors = torch.cat(self._anchors(sizes, batch_img_metas, cls_scores[0].dtype, cls_scores[0].device))
-        scores = _flatten(cls_scores, self.cls_out_channels).softmax(-1)[..., :-1]  # without the background
-        deltas = _flatten(bbox_preds, 4)
+        scores = flatten_levels(cls_scores, self.cls_out_channels).softmax(-1)[..., :-1]  # without the background
+        deltas = flatten_levels(bbox_preds, 4)
         return [
             self._detect(image_scores, self.bbox_coder.decode(anchors, image_deltas), meta, cfg, rescale, with_nms)
             for image_scores, image_deltas, meta in zip(scores, deltas, batch_img_metas, strict=True)
@@ -163,9 +163,9 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         return anchors
 
 
-def _flatten(levels: list[Tensor], width: int) -> Tensor:
+def flatten_levels(levels: list[Tensor], width: int) -> Tensor:
     """Join maps [B, A·width, H, W] to [B, anchors, width]."""
-    return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in levels], dim=1)
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in levels], dim=1)
 
 
 def _rank_in_class(labels: Tensor) -> Tensor:

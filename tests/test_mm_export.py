@@ -1,0 +1,173 @@
+"""Detectors and segmentors as exportable networks, and their ONNX files."""
+
+import json
+
+import pytest
+import torch
+from mm_models import SMALL, segmentor, ssd, theirs_of
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmseg.structures import SegDataSample
+from typer.testing import CliRunner
+
+from timm_mobilevit.cli import app
+from timm_mobilevit.configs import find_config, list_configs
+from timm_mobilevit.export.mm import ExportableDetector, ExportableSegmentor, load_exportable
+
+
+def preprocessed(model):
+    """Images in [0, 1], RGB, as the configs say it; the models of the tests take what they get."""
+    model.data_preprocessor._channel_conversion = True
+    return model.eval()
+
+
+def detector(**test_cfg):
+    return preprocessed(ssd(SMALL, num_classes=3, **test_cfg))
+
+
+def deeplab(**options):
+    kwargs = {"output_stride": 16, "rates": (6, 12, 18), "auxiliary": False, **options}
+    return preprocessed(segmentor(SMALL, "deeplabv3", 4, **kwargs))
+
+
+def export(network, path, input_size, **options):
+    """Write a file, which is compared with PyTorch, and open it."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from timm_mobilevit.export import export_onnx
+
+    export_onnx(network, path, input_size=input_size, **options)
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+class TestDetector:
+    def test_boxes_and_scores_are_those_before_the_suppression(self):
+        """Boxes are fractions of the image, whatever its size."""
+        model = detector(score_thr=-1.0, nms_pre=-1)
+        network = ExportableDetector(model)
+        height, width = 64, 96
+        images = torch.rand(2, 3, height, width)
+        meta = {"img_shape": (height, width), "scale_factor": (1.0, 1.0)}
+        with torch.inference_mode():
+            boxes, scores = network(images)
+            outputs = model.bbox_head(model.extract_feat(images))
+            results = model.bbox_head.predict_by_feat(*outputs, batch_img_metas=[meta] * 2, with_nms=False)
+        limit = torch.tensor([width, height, width, height])
+        for i, expected in enumerate(results):
+            # Every anchor once per class, best scores first.
+            top, order = scores[i].topk(len(scores[i]), dim=0)
+            torch.testing.assert_close(expected.scores, top.flatten())
+            actual = torch.minimum((boxes[i] * limit).clamp(min=0), limit)
+            torch.testing.assert_close(expected.bboxes, actual[order.flatten()], rtol=1e-4, atol=1e-3)
+
+    def test_file(self, tmp_path):
+        session = export(ExportableDetector(detector()), tmp_path / "ssd.onnx", (3, 64, 64), dynamic_size=False)
+        assert [output.name for output in session.get_outputs()] == ["boxes", "scores"]
+        assert json.loads(session.get_modelmeta().custom_metadata_map["iou_threshold"]) == 0.5
+
+    @pytest.mark.long
+    def test_file_for_any_size(self, tmp_path):
+        network = ExportableDetector(detector())
+        session = export(network, tmp_path / "ssd.onnx", (3, 288, 288))
+        images = torch.rand(3, 3, 320, 256)
+        with torch.inference_mode():
+            expected = network(images)
+        for actual, wanted in zip(session.run(None, {"images": images.numpy()}), expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(actual), wanted, rtol=0, atol=1e-4 * wanted.std().item())
+
+    def test_what_cannot_be_exported(self):
+        model = detector()
+        model.bbox_head = torch.nn.Identity()
+        with pytest.raises(ValueError, match="only a detector with SSDLiteHead can be exported, got Identity"):
+            ExportableDetector(model)
+        model = detector()
+        model.data_preprocessor._channel_conversion = False
+        with pytest.raises(ValueError, match="feeds BGR images"):
+            ExportableDetector(model)
+
+
+class TestSegmentor:
+    def test_logits_are_those_of_the_segmentor(self):
+        model = deeplab()
+        network = ExportableSegmentor(model)
+        images = torch.rand(2, 3, 64, 96)
+        meta = {"ori_shape": (64, 96), "img_shape": (64, 96), "pad_shape": (64, 96)}
+        with torch.inference_mode():
+            actual = network(images)
+            results = model.predict(images, [SegDataSample(metainfo=meta) for _ in range(2)])
+        torch.testing.assert_close(actual, torch.stack([result.seg_logits.data for result in results]))
+
+    @pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])
+    def test_file(self, head, tmp_path):
+        rates = {"rates": (6, 12, 18)} if head == "deeplabv3" else {}
+        network = ExportableSegmentor(
+            preprocessed(segmentor(SMALL, head, 4, output_stride=16, auxiliary=False, **rates))
+        )
+        session = export(network, tmp_path / "segmentor.onnx", (3, 64, 96), dynamic_size=False)
+        assert session.run(None, {"images": torch.rand(4, 3, 64, 96).numpy()})[0].shape == (4, 4, 64, 96)
+
+    @pytest.mark.long
+    def test_file_for_any_size(self, tmp_path):
+        """PSPNet's pooling grids cannot follow the size in ONNX, and such a file is not left behind."""
+        export(ExportableSegmentor(deeplab()), tmp_path / "deeplab.onnx", (3, 128, 160))
+        model = preprocessed(segmentor(SMALL, "pspnet", 4, output_stride=16, auxiliary=False))
+        with pytest.raises(RuntimeError, match=r"logits differs from PyTorch's .* dynamic_size=False"):
+            export(ExportableSegmentor(model), tmp_path / "pspnet.onnx", (3, 128, 160))
+        assert [path.name for path in tmp_path.iterdir()] == ["deeplab.onnx"]
+
+    def test_what_cannot_be_exported(self):
+        model = deeplab(test_cfg={"mode": "slide", "crop_size": (64, 64), "stride": (32, 32)})
+        with pytest.raises(ValueError, match="mode 'whole' can be exported, got 'slide'"):
+            ExportableSegmentor(model)
+
+
+@pytest.mark.parametrize("path", list_configs(), ids=lambda path: path.stem)
+def test_every_config_gives_an_exportable_network(path):
+    network = load_exportable(str(path))
+    channels, height, width = network.input_size
+    assert (channels, height, width) in ((3, 320, 320), (3, 512, 512))
+    metadata = network.export_metadata
+    head = network.head
+    assert len(metadata["labels"]) == head.num_classes
+    assert metadata["mean"] == [0.0] * 3
+    assert metadata["std"] == [1.0] * 3
+    with torch.inference_mode():
+        outputs = network(torch.rand(1, 3, 64, 64))
+    if isinstance(network, ExportableDetector):
+        boxes, scores = outputs
+        assert scores.shape[1:] == (boxes.shape[1], head.num_classes)
+    else:
+        assert outputs.shape == (1, head.num_classes, 64, 64)
+
+
+def test_both_kinds_of_checkpoint(tmp_path):
+    """Official files, and those that mmdet's tools write."""
+    config = find_config("ssdlite_mobilevitv3-xxs")
+    cfg = Config.fromfile(config)
+    cfg.model.backbone.pretrained = False
+    init_default_scope("mmdet")
+    model = MODELS.build(cfg.model)
+    torch.save(theirs_of(model, "mobilevitv3_xxs"), tmp_path / "official.pt")
+    first = load_exportable(str(config), str(tmp_path / "official.pt")).state_dict()
+    saved = {key: tensor for key, tensor in first.items() if not key.startswith("head.")}
+    saved |= {key.replace("head.", "bbox_head.", 1): t for key, t in first.items() if key.startswith("head.")}
+    torch.save({"state_dict": saved, "meta": {"epoch": 3}}, tmp_path / "trained.pth")
+    second = load_exportable(str(config), str(tmp_path / "trained.pth")).state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+    torch.save({"state_dict": {**saved, "backbone.more": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"does not hold the weights of ssdlite_mobilevitv3-xxs(?s:.*)backbone\.more"):
+        load_exportable(str(config), str(tmp_path / "other.pth"))
+
+
+def test_command(tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    out = tmp_path / "ssdlite.onnx"
+    args = ["export", "--config", "ssdlite_mobilevitv3-xxs", "--random-weights", "--static", "--img-size", "64"]
+    done = CliRunner().invoke(app, [*args, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    base = find_config("ssdlite_mobilevitv3-xxs").parents[1] / "_base_" / "default_runtime.py"
+    done = CliRunner().invoke(app, ["export", "--config", str(base), "--random-weights", "--out", f"{out}2"])
+    assert done.exit_code == 1
+    assert "is no config of a detector or segmentor" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["ssdlite.onnx"]

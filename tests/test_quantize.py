@@ -1,0 +1,278 @@
+"""Eight-bit ONNX: what is quantised, what is not, how close it stays, and what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+import typer
+from PIL import Image
+from timm.data import resolve_data_config
+
+onnx = pytest.importorskip("onnx", reason='needs the extra: pip install "timm-mobilevit[onnx]"')
+onnxruntime = pytest.importorskip("onnxruntime", reason='needs the extra: pip install "timm-mobilevit[onnx]"')
+
+from benchmarks import digits, quantization  # noqa: E402
+from benchmarks._results import read  # noqa: E402
+from benchmarks.digits_data import write_digits  # noqa: E402
+from timm_mobilevit.export.onnx import export_onnx  # noqa: E402
+from timm_mobilevit.export.quantize import quantize_onnx  # noqa: E402
+from timm_mobilevit.variants import VARIANTS  # noqa: E402
+
+SIZE = 64
+SMALLEST = {
+    separable: min(
+        (name for name in timm.list_models(module="mobilevit_zoo") if VARIANTS[name].separable == separable),
+        key=lambda name: sum(VARIANTS[name].widths),
+    )
+    for separable in (False, True)
+}
+
+
+def write_images(folder, count=6):
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        path = folder / f"class{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+def run(path, images):
+    return onnxruntime.InferenceSession(path).run(None, {"images": images})[0]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module", params=SMALLEST, ids=SMALLEST.values())
+def pair(request, images, tmp_path_factory):
+    """A file before and after quantisation."""
+    folder = tmp_path_factory.mktemp("onnx")
+    torch.manual_seed(0)
+    model = timm.create_model(SMALLEST[request.param], num_classes=10)
+    fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
+    export_onnx(model, fp32, input_size=(3, SIZE, SIZE), dynamic_size=False, check=False)
+    quantize_onnx(fp32, int8, images)
+    return fp32, int8
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A file that is quickly made: a convolution of images of any size, with the metadata of an export."""
+
+    def make(shape=("batch", 3, 8, 8), metadata=None):
+        helper, value = onnx.helper, onnx.helper.make_tensor_value_info
+        weight = onnx.numpy_helper.from_array(np.ones((2, 3, 1, 1), dtype=np.float32), "weight")
+        graph = helper.make_graph(
+            [helper.make_node("Conv", ["pixels", "weight"], ["maps"], name="conv")],
+            "tiny",
+            [value("pixels", onnx.TensorProto.FLOAT, shape)],
+            [value("maps", onnx.TensorProto.FLOAT, [None] * 4)],
+            [weight],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        metadata = {"mean": [0, 0, 0], "std": [1, 1, 1], "crop_pct": 1.0} if metadata is None else metadata
+        helper.set_model_props(model, {key: json.dumps(entry) for key, entry in metadata.items()})
+        path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
+class TestFile:
+    def test_answers_nearly_as_before(self, pair):
+        x = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).numpy()
+        before, after = (run(path, x) for path in pair)
+        assert not np.array_equal(before, after)
+        # Random weights say little about an image, so the noise is large; trained ones: benchmarks.quantization.
+        assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.8
+
+    def test_is_smaller_and_keeps_its_metadata_and_interface(self, pair):
+        before, after = (onnx.load(path) for path in pair)
+        assert pair[1].stat().st_size < 0.7 * pair[0].stat().st_size
+        assert {p.key: p.value for p in after.metadata_props} == {p.key: p.value for p in before.metadata_props} != {}
+        for side in ("input", "output"):
+            tensors = [getattr(model.graph, side)[0] for model in (before, after)]
+            assert len({(t.name, t.type.tensor_type.elem_type) for t in tensors}) == 1
+
+    def test_has_only_standard_operators(self, pair):
+        model = onnx.load(pair[1])
+        onnx.checker.check_model(model, full_check=True)
+        assert {node.domain for node in model.graph.node} == {""}
+
+    def test_computes_convolutions_linear_layers_and_silu_in_eight_bits_but_no_attention_or_norm(self, pair):
+        graph = onnx.load(pair[1]).graph
+        dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        weights = {node.output[0] for node in onnx.load(pair[0]).graph.node if node.op_type == "Constant"}
+        weights |= {tensor.name for tensor in onnx.load(pair[0]).graph.initializer}
+        nodes = {kind: [n for n in graph.node if n.op_type == kind] for kind in {n.op_type for n in graph.node}}
+        sigmoids = {n.output[0] for n in nodes["Sigmoid"]}
+        assert nodes["Conv"]
+        assert sigmoids
+        for node in nodes["Conv"] + nodes["Sigmoid"] + nodes["Gemm"]:
+            assert dequantized.issuperset(node.input)
+        quantized = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+        for kind in ("Softmax", "ReduceSum", "LayerNormalization", "InstanceNormalization"):
+            for node in nodes.get(kind, ()):
+                assert not (dequantized.issuperset(node.input[:1]) and quantized.issuperset(node.output)), kind
+        matmuls = [dequantized.issuperset(n.input) for n in nodes.get("MatMul", ())]
+        linear = sum(n.op_type == "MatMul" and n.input[1] in weights for n in onnx.load(pair[0]).graph.node)
+        assert sum(matmuls) == linear
+
+    def test_has_signed_weights_with_a_scale_per_channel_and_unsigned_activations(self, pair):
+        graph = onnx.load(pair[1]).graph
+        tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        dequantize = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+        for conv in (node for node in graph.node if node.op_type == "Conv"):
+            activation, weight = (dequantize[name].input for name in conv.input[:2])
+            assert tensors[weight[0]].dtype == np.int8
+            assert tensors[weight[1]].shape == (len(tensors[weight[0]]),)
+            assert (tensors[activation[2]].dtype, tensors[activation[2]].shape) == (np.uint8, ())
+
+
+class TestCalibration:
+    def scale(self, path):
+        """Scale of the input: its range over 255."""
+        graph = onnx.load(path).graph
+        (node,) = (n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "pixels")
+        return next(float(onnx.numpy_helper.to_array(t)) for t in graph.initializer if t.name == node.input[1])
+
+    def quantize(self, model, folder, **options):
+        out = model.with_name("out.onnx")
+        quantize_onnx(model, out, folder, **options)
+        return self.scale(out)
+
+    def test_reads_a_folder_without_classes(self, tiny, tmp_path):
+        Image.new("RGB", (9, 9), (255, 0, 51)).save(tmp_path / "one.png")
+        assert self.quantize(tiny(), tmp_path) == pytest.approx(1 / 255)
+
+    def test_takes_the_range_of_all_images_drawn_evenly(self, tiny, tmp_path):
+        for level in range(11):
+            Image.new("RGB", (9, 9), (255 - 10 * level,) * 3).save(tmp_path / f"{level:02}.png")
+        assert self.quantize(tiny(), tmp_path) == pytest.approx(1 / 255)
+        for index in range(10):
+            Image.new("RGB", (9, 9), (51, 51, 51)).save(tmp_path / f"{index:02}.png")
+        assert self.quantize(tiny(), tmp_path, num_images=2) == pytest.approx(155 / 255**2)  # the first and the last
+        assert self.quantize(tiny(), tmp_path, num_images=1) == pytest.approx(51 / 255**2)
+
+    def test_preprocesses_as_the_metadata_say_or_data_config(self, tiny, tmp_path):
+        Image.new("RGB", (9, 9), (255, 255, 255)).save(tmp_path / "white.png")
+        model = tiny(metadata={"mean": [0, 0, 0], "std": [0.5, 0.5, 0.5]})
+        assert self.quantize(model, tmp_path) == pytest.approx(2 / 255)
+        assert self.quantize(model, tmp_path, data_config={"std": (0.25, 0.25, 0.25)}) == pytest.approx(4 / 255)
+
+    def test_takes_the_size_from_the_metadata_where_the_file_takes_any(self, tiny, images):
+        metadata = {"mean": [0, 0, 0], "std": [1, 1, 1], "input_size": [3, 16, 24]}
+        assert self.quantize(tiny(("batch", 3, "height", "width"), metadata), images) > 0
+
+    def test_may_keep_weights_to_seven_bits(self, tiny, images):
+        out = tiny()
+        weights = []
+        for reduce_range in (False, True):
+            quantize_onnx(out, out.with_name("out.onnx"), images, reduce_range=reduce_range)
+            tensors = {
+                t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(out.with_name("out.onnx")).graph.initializer
+            }
+            weights.append(max(np.abs(t).max() for t in tensors.values() if t.dtype == np.int8 and t.ndim == 4))
+        assert weights == [127, 64]
+
+
+class TestRefuses:
+    def check(self, error, message, model, folder, **options):
+        out = model.with_name("out.onnx")
+        before = sorted(model.parent.iterdir()) if model.parent.exists() else []
+        with pytest.raises(error, match=message):
+            quantize_onnx(model, out, folder, **options)
+        assert (sorted(model.parent.iterdir()) if model.parent.exists() else []) == before
+
+    def test_a_missing_folder(self, tiny, tmp_path):
+        self.check(FileNotFoundError, "no folder .*: expected a folder of a hundred or so", tiny(), tmp_path / "none")
+
+    def test_an_empty_folder(self, tiny, tmp_path):
+        (tmp_path / "notes.txt").write_text("none")
+        self.check(ValueError, r"no images in .*; expected files that end in .*\.png", tiny(), tmp_path)
+
+    def test_a_folder_with_nothing_readable(self, tiny, tmp_path):
+        (tmp_path / "broken.png").write_bytes(b"no image")
+        self.check(ValueError, "images in the calibration folder cannot be read", tiny(), tmp_path)
+
+    def test_a_missing_model(self, tmp_path, images):
+        self.check(FileNotFoundError, "no ONNX file", tmp_path / "none.onnx", images)
+
+    @pytest.mark.parametrize(
+        ("shape", "metadata", "message"),
+        [
+            ((4, 3, 8, 8), None, "take them one at a time"),
+            (("batch", 3), None, "must have one input"),
+            (("batch", 2, 8, 8), None, "one channel or three"),
+            (("batch", 3, 8, 8), {}, "do not say mean, std; give them in data_config"),
+            (("batch", 3, "h", "w"), None, "do not say input_size"),
+        ],
+    )
+    def test_a_model_that_images_do_not_fit(self, tiny, images, shape, metadata, message):
+        self.check(ValueError, message, tiny(shape, metadata), images)
+
+    def test_no_images_at_all(self, tiny, images):
+        self.check(ValueError, "num_images must be at least 1, got 0", tiny(), images, num_images=0)
+
+    def test_names_the_extra(self, tiny, images, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+        self.check(ImportError, r"timm-mobilevit\[onnx\]", tiny(), images)
+
+    def test_keeps_the_old_file_when_it_fails(self, tiny, images, monkeypatch):
+        model = tiny()
+        out = model.with_name("out.onnx")
+        out.write_text("old")
+        from onnxruntime import quantization
+
+        monkeypatch.setattr(quantization, "quantize_static", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            quantize_onnx(model, out, images)
+        assert out.read_text() == "old"
+        assert sorted(path.name for path in model.parent.iterdir()) == ["out.onnx", "tiny.onnx"]
+
+
+class TestBenchmark:
+    @pytest.fixture
+    def folders(self, tmp_path):
+        """Two scans of each digit, and a network that was not trained."""
+        data = write_digits(tmp_path / "all")
+        for source in data.glob("*/*"):
+            target = tmp_path / "digits" / source.relative_to(data)
+            target.mkdir(parents=True)
+            for scan in sorted(source.iterdir())[:2]:
+                scan.rename(target / scan.name)
+        torch.manual_seed(0)
+        model = timm.create_model(SMALLEST[False], num_classes=10)
+        data_config = resolve_data_config({"img_size": SIZE, "crop_pct": 1.0}, model=model)
+        digits.save(model, tmp_path / f"digits-{SMALLEST[False]}", data_config, pretrained=False)
+        return tmp_path
+
+    def test_writes_a_row_per_network(self, folders, capsys):
+        quantization.main(
+            network=[SMALLEST[False]],
+            data=folders / "digits",
+            img_size=SIZE,
+            rounds=2,
+            seconds=0,
+            out=folders / "results",
+        )
+        (path,) = (folders / "results").iterdir()
+        (row,) = read(path)
+        assert row["network"] == SMALLEST[False]
+        for dtype in (quantization.FP32, quantization.INT8):
+            assert float(row[f"digits_top1_{dtype}"]) in {5.0 * right for right in range(21)}
+            assert 0 < float(row[f"ms_{dtype}_q1"]) <= float(row[f"ms_{dtype}"]) <= float(row[f"ms_{dtype}_q3"])
+        assert 0 < float(row["ratio_q1"]) <= float(row["ratio"]) <= float(row["ratio_q3"])
+        assert f"{path}: 1 rows" in capsys.readouterr().out
+
+    def test_refuses_an_unknown_network(self, tmp_path):
+        with pytest.raises(typer.BadParameter, match="got mobilevitv9"):
+            quantization.main(network=["mobilevitv9"], data=tmp_path / "digits", out=tmp_path / "results")

@@ -1,0 +1,257 @@
+"""ONNX: one self-contained file in the standard operators, compared with PyTorch before it is left behind."""
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..optimize import optimize_for_inference
+
+OLDEST_OPSET = 18  # what torch's exporter writes; it only converts to others
+TOLERANCE = 1e-4  # of the standard deviation of an output
+
+_CFG_KEYS = ("architecture", "tag", "mean", "std", "interpolation", "crop_pct", "crop_mode", "license")
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    input_size: tuple[int, int, int] = (3, 256, 256),
+    dynamic_batch: bool = True,
+    dynamic_size: bool = True,
+    opset: int = OLDEST_OPSET,
+    check: bool = True,
+) -> None:
+    """Write a model as ONNX, for inference.
+
+    The model is optimised first (batch norms folded into convolutions) and is itself left as it is. The file has the
+    input ``images`` [batch, channels, height, width], and as outputs ``logits`` (``features`` without a classifier),
+    ``feature_0``, ``feature_1``, … for a model that returns a list of maps, or what the model's ``output_names`` say.
+    Its metadata hold what ``pretrained_cfg`` says of the architecture, the preprocessing and the class names, each as
+    JSON.
+
+    A file for any image size has about a fifth more nodes, which compute sizes. Where the size is known, fix it.
+
+    Args:
+        model: A timm model, a ``features_only`` one, or a network of ``timm_mobilevit.export.mm``.
+        path: File to write; an existing one is replaced.
+        input_size: Channels, height and width of the images that the export runs on.
+        dynamic_batch: Whether the file takes any number of images; otherwise one.
+        dynamic_size: Whether the file takes images of any size; otherwise ``input_size``.
+        opset: Version of the standard operators, 18 or newer.
+        check: Whether to validate the file, and to compare it with PyTorch in ONNX Runtime at ``input_size`` and, where
+            something is dynamic, at another batch and size: within 1e-4 of the standard deviation of each output.
+
+    Raises:
+        ImportError: If the extra ``onnx`` is not installed.
+        ValueError: If an argument has a value that it does not take, or the model cannot be exported for any size.
+        RuntimeError: If the file does not compute what the model computes. It is not kept.
+
+    Example:
+        >>> import tempfile, onnxruntime, timm
+        >>> model = timm.create_model("mobilevitv3_xxs", num_classes=10)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_onnx(model, f"{folder}/model.onnx", input_size=(3, 64, 64), dynamic_size=False)
+        ...     session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
+        >>> session.run(["logits"], {"images": torch.rand(3, 3, 64, 64).numpy()})[0].shape
+        (3, 10)
+    """
+    _require("onnx", "onnxscript", "onnxruntime")
+    if len(input_size) != 3 or any(not isinstance(n, int) or n < 1 for n in input_size):
+        raise ValueError(f"input_size must be channels, height and width, such as (3, 256, 256); got {input_size!r}")
+    if opset < OLDEST_OPSET:
+        raise ValueError(f"opset must be {OLDEST_OPSET} or newer, got {opset}")
+
+    channels, height, width = input_size
+    shapes = [(2 if dynamic_batch else 1, *input_size)]  # not 1: torch.export takes a size of 1 for a constant
+    if dynamic_batch or dynamic_size:
+        # No multiple of any stride or patch, and no square: maps have to be resized.
+        size = (height + 37, width + 5) if dynamic_size else (height, width)
+        shapes.append((3 if dynamic_batch else 1, channels, *size))
+
+    reference = copy.deepcopy(model).cpu().float().eval()
+    program = _translate(
+        optimize_for_inference(reference),
+        _images(shapes[0]),
+        output_names(model, _try_out(reference, shapes)),
+        dynamic_batch=dynamic_batch,
+        dynamic_size=dynamic_size,
+        opset=opset,
+    )
+    program.model.metadata_props.update(_metadata(model, input_size))
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        program.save(temporary, external_data=False)
+        if check:
+            check_onnx(temporary, reference, shapes)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_onnx(path: str | os.PathLike[str], model: nn.Module, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Validate a file, and compare it with the model that it was written from in ONNX Runtime on the CPU.
+
+    Args:
+        path: The file.
+        model: The model, in evaluation mode on the CPU.
+        shapes: Shapes of the batches of random images to compare on.
+
+    Raises:
+        ImportError: If the extra ``onnx`` is not installed.
+        RuntimeError: If the file is not valid, needs operators outside the standard, does not run, or an output is
+            further from the model's than 1e-4 of its standard deviation.
+    """
+    _require("onnx", "onnxruntime")
+    import onnx
+    import onnxruntime
+
+    try:
+        onnx.checker.check_model(os.fspath(path), full_check=True)
+    except Exception as error:  # the checker and shape inference have classes of their own
+        raise RuntimeError(f"the exported file is not valid ONNX: {error}") from error
+    graph = onnx.load(path)
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in graph.graph.node if node.domain})
+    if foreign or graph.functions:
+        raise RuntimeError(f"the exported file needs operators that are not ONNX's own: {', '.join(foreign)}")
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for shape in shapes:
+        images = _images(shape)
+        with torch.inference_mode():
+            expected = _flat(model(images))
+        try:
+            outputs = session.run(None, {"images": images.numpy()})
+        except Exception as error:  # ONNX Runtime's own
+            raise RuntimeError(
+                f"the exported file does not run on {list(shape)}; if a map has a single pixel at input_size, that has "
+                f"become a constant: export at a larger one, or with dynamic_size=False ({error})"
+            ) from error
+        for name, ours, theirs in zip(names, expected, outputs, strict=True):
+            if tuple(theirs.shape) != tuple(ours.shape):
+                raise RuntimeError(
+                    f"on {list(shape)} the output {name} is {list(theirs.shape)}, PyTorch's {list(ours.shape)}"
+                )
+            # Few classes can lie closer together than float32 tells apart: a tenth of the largest value counts too.
+            spread = max(float(ours.std(correction=0)), 0.1 * float(ours.abs().max()))
+            difference = float((torch.from_numpy(theirs) - ours).abs().max())
+            if not difference <= TOLERANCE * spread:  # nan is a failure too
+                raise RuntimeError(
+                    f"on {list(shape)} the output {name} differs from PyTorch's by {difference:.2g}, more than "
+                    f"{TOLERANCE:g} of its spread of {spread:.2g}; if it does so at other sizes than input_size only, "
+                    "export with dynamic_size=False"
+                )
+
+
+def output_names(model: nn.Module, count: int) -> list[str]:
+    """Names of the outputs of a model in an exported file.
+
+    Args:
+        model: The model; its attribute ``output_names``, if there is one, is taken.
+        count: How many tensors it returns.
+
+    Example:
+        >>> import timm
+        >>> output_names(timm.create_model("mobilevitv3_xxs", num_classes=0), 1)
+        ['features']
+    """
+    names = getattr(model, "output_names", None)
+    if names is not None:
+        return list(names)
+    if hasattr(model, "feature_info") and not hasattr(model, "num_classes"):  # timm's wrappers for features_only
+        return [f"feature_{i}" for i in range(count)]
+    return ["logits" if getattr(model, "num_classes", 1) else "features"]
+
+
+@torch.inference_mode()
+def _try_out(model: nn.Module, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Run the model on images of all shapes, and count its outputs."""
+    first, *others = shapes
+    count = len(_flat(model(_images(first))))  # the model says best what is wrong with input_size
+    for shape in others:
+        try:
+            model(_images(shape))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{type(model).__name__} does not take images of {list(shape)}: export it with dynamic_size=False "
+                f"and, should that not do, dynamic_batch=False ({error})"
+            ) from error
+    return count
+
+
+def _translate(
+    model: Any, images: Tensor, names: list[str], *, dynamic_batch: bool, dynamic_size: bool, opset: int
+) -> Any:
+    axes = {0: "batch"} if dynamic_batch else {}
+    if dynamic_size:
+        axes |= {2: "height", 3: "width"}
+    # Static strides in the default layout: the channels-last one, which is faster in PyTorch, adds transpositions here.
+    model = model.to(memory_format=torch.contiguous_format)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)  # torch's exporter, about torch's own code
+        try:
+            # The exporter that goes through torch.export: the older one writes each computation with a size as a chain
+            # of nodes, five times as many in all.
+            return torch.onnx.export(
+                model,
+                (images,),
+                input_names=["images"],
+                output_names=names,
+                opset_version=opset,
+                dynamic_shapes=(axes,) if axes else None,
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            if not axes:
+                raise
+            raise ValueError(
+                f"{type(model).__name__} cannot be exported for any {' and '.join(axes.values())}: export it with "
+                f"dynamic_size=False and, should that not do, dynamic_batch=False ({error.__cause__ or error})"
+            ) from error
+
+
+def _metadata(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, str]:
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    values = {key: cfg[key] for key in _CFG_KEYS if cfg.get(key)}
+    values["input_size"] = list(input_size)
+    labels = cfg.get("label_names")
+    if labels and getattr(model, "num_classes", 0):
+        values["labels"] = labels
+    info: Any = getattr(model, "feature_info", None)
+    if info is not None and not hasattr(model, "num_classes"):
+        values["feature_reductions"] = info.reduction()
+    values |= getattr(model, "export_metadata", {})
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+
+
+def _images(shape: Sequence[int]) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def _flat(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+def _require(*packages: str) -> None:
+    from importlib.util import find_spec
+
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(
+            f"ONNX export needs {', '.join(missing)}, not installed here; install with: pip install "
+            '"timm-mobilevit[onnx]"'
+        )
