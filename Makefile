@@ -55,4 +55,5 @@ format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff format .
 
 tables: $(VENV)/.installed-test  ## write the README's generated tables anew
+	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.make_tables

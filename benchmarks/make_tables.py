@@ -11,7 +11,10 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks import exports, plots
+from benchmarks._results import newest, read
 from benchmarks.complexity import count
+from benchmarks.targets import TARGETS, Target
 from timm_mobilevit.pretrained import WEIGHTS, Weights
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +59,136 @@ def dense() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"models": models, "dense": dense}
+def targets() -> str:
+    """The table of aims for speed, a row each, from the newest measurements on each kind of device."""
+    lines = [
+        "| what | network | batch | peer | ours | peer's | ratio (quartiles) | aim | reached |",
+        "|---|---|---:|---|---:|---:|---:|---:|---|",
+    ]
+    for device, conditions in _DEVICES.items():
+        path = newest("targets", device)
+        rows = read(path) if path else []
+        lines.append(f"| **{conditions}**{f' ({_where(rows[0])})' if rows else ''} | | | | | | | | |")
+        for target in TARGETS:
+            if target.device == device:
+                lines.append(_target(target, rows))
+    return "\n".join(lines)
+
+
+_DEVICES = {"cpu": "CPU, one thread, fp32", "cuda": "one GPU, bf16 autocast, channels_last"}
+_NOT_MEASURED = "not measured"
+
+
+def _where(row: dict[str, str]) -> str:
+    """Where and with what a row was measured, in words."""
+    return f"{row['device']}, torch {row['torch']}, timm {row['timm']}, {row['date']}"
+
+
+def _target(target: Target, rows: list[dict[str, str]]) -> str:
+    aim = f"{target.ratio:.2f}"
+    begin = f"| {target.what} | `{target.network}` | {target.batch} | {target.peer} |"
+    key = (target.what, target.network, str(target.batch), target.peer)
+    row = next((row for row in rows if (row["what"], row["network"], row["batch"], row["peer"]) == key), None)
+    if row is None or not row["ratio"]:
+        return f"{begin} {_NOT_MEASURED} | {_NOT_MEASURED} | {_NOT_MEASURED} | {aim} | {_NOT_MEASURED} |"
+    spread = f" ({row['ratio_q1']}–{row['ratio_q3']})" if row["rounds"] != "1" else ""
+    figures = (f"{row[side]} {row['unit']}".strip() for side in ("ours", "peer_figure"))
+    return f"{begin} {' | '.join(figures)} | {row['ratio']}{spread} | {aim} | {row['reached']} |"
+
+
+def latency() -> str:
+    """The table of milliseconds per image of every model, from the newest measurements."""
+    path = newest("latency", "cpu")
+    if path is None:
+        return "Not measured: `python -m benchmarks.latency`."
+    rows = read(path)
+    columns = list(dict.fromkeys((row["runtime"], row["threads"]) for row in rows))
+    titles = [f"{runtime}, {threads} thread{'s' if threads != '1' else ''}" for runtime, threads in columns]
+    lines = ["| ms, batch 1 | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(columns)]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        times = {(row["runtime"], row["threads"]): row["ms"] for row in rows if row["network"] == network}
+        cells = (times.get(column) or _NOT_MEASURED for column in columns)
+        lines.append(f"| `{network}` | {' | '.join(cells)} |")
+    return "\n".join((*lines, "", _origin(rows[0], path)))
+
+
+def throughput() -> str:
+    """The tables of images per second at 256² and the largest batch, from the newest measurements on each device."""
+    parts = []
+    for device, conditions in _DEVICES.items():
+        path = newest("throughput", device)
+        if path is None:
+            parts.append(f"On {conditions}: {_NOT_MEASURED}, `python -m benchmarks.throughput --preset {device}`.")
+            continue
+        rows = [row for row in read(path) if row["size"] == "256" and row["layout"] == "channels_last"]
+        threads = f"{rows[0]['threads']} threads" if rows[0]["threads"] != "1" else "one thread"
+        kind = f"{rows[0]['dtype']}, {threads}" if device == "cpu" else f"{rows[0]['dtype']} autocast"
+        lines = [
+            "| | network | from | batch | images/s (quartiles) | ours is faster | peak MiB | of the roofline |",
+            "|---|---|---|---:|---:|---:|---:|---:|",
+        ]
+        for task in dict.fromkeys(row["task"] for row in rows):
+            of_task = [row for row in rows if row["task"] == task and row["dtype"] == rows[0]["dtype"]]
+            batch = str(max(int(row["batch"]) for row in of_task))
+            lines += [
+                f"| {task} | `{row['network']}` | {row['source']} | {batch} "
+                f"| {row['images_per_s']} ({row['images_per_s_q1']}–{row['images_per_s_q3']}) "
+                f"| {_times(row['ours_faster'])} | {row['peak_mib']} | {_percent(row['roofline_share'])} |"
+                for row in of_task
+                if row["batch"] == batch
+            ]
+        parts.append("\n".join((*lines, "", f"{kind}, channels_last, eager. {_origin(rows[0], path)}")))
+    return "\n\n".join(parts)
+
+
+def _times(gain: str) -> str:
+    return f"{float(gain):.2f}×" if gain else ""
+
+
+def _percent(share: str) -> str:
+    return f"{float(share):.0%}" if share else ""
+
+
+def _origin(row: dict[str, str], path: Path) -> str:
+    return f"{_where(row)}: [{path.name}](benchmarks/results/{path.name})."
+
+
+def figures() -> str:
+    """The figures that there are measurements for."""
+    links = (
+        f"![{figure.alt}](docs/{figure.name}.svg)" for figure in plots.FIGURES if newest(figure.bench, figure.device)
+    )
+    return "\n\n".join(links) or "Not drawn: nothing is measured."
+
+
+def quantization() -> str:
+    """Accuracy and latency before and after int8."""
+    path = newest("quantization", "cpu")
+    if not path:
+        return "Not measured: `python -m benchmarks.quantization`."
+    lines = [
+        "| network | digits top-1, fp32 → int8 (%) | ms per image, fp32 → int8 | speed-up (quartiles) |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| `{row['network']}` | {row['digits_top1_fp32']} → {row['digits_top1_int8']} "
+        f"| {row['ms_fp32']} → {row['ms_int8']} "
+        f"| {float(row['ratio']):.2f} ({float(row['ratio_q1']):.2f}–{float(row['ratio_q3']):.2f}) |"
+        for row in read(path)
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {
+    "models": models,
+    "dense": dense,
+    "targets": targets,
+    "latency": latency,
+    "throughput": throughput,
+    "figures": figures,
+    "quantization": quantization,
+    "exports": lambda: exports.markdown(exports.read(exports.CSV)),
+}
 
 
 def update(text: str) -> str:

@@ -1,0 +1,135 @@
+"""The networks that are compared: ours, timm's built-in, ``transformers``' and, for scale, other mobile networks."""
+
+from importlib.util import find_spec
+
+import timm
+import torch
+from timm.utils import reparameterize_model
+from torch import Tensor, nn
+
+import timm_mobilevit
+from timm_mobilevit.convert import export_state_dict
+from timm_mobilevit.variants import get_variant
+
+OURS, OPTIMIZED, TIMM, TRANSFORMERS = "ours", "ours, optimized", "timm", "transformers"
+
+# Convolutional networks and hybrids of the same weight class; they solve the same task with other weights.
+SCALE = ("mobilenetv3_large_100", "efficientnet_b0", "mobilenetv4_conv_medium", "fastvit_t8", "repvit_m1_0")
+
+
+class _Logits(nn.Module):
+    """A network of ``transformers`` that returns its logits and nothing around them, as timm's networks do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images, return_dict=True).logits
+
+
+def timm_name(name: str) -> str | None:
+    """What timm calls the same network, None where it has none.
+
+    Example:
+        >>> timm_name("mobilevitv1_s"), timm_name("mobilevitv2_1_25"), timm_name("mobilevitv3_1_0")
+        ('mobilevit_s', 'mobilevitv2_125', None)
+    """
+    generation, _, size = name.partition("_")
+    if generation == "mobilevitv1":
+        return f"mobilevit_{size}"
+    if generation == "mobilevitv2":
+        return f"mobilevitv2_{round(100 * float(size.replace('_', '.'))):03}"
+    return None
+
+
+def build(name: str) -> nn.Module:
+    """Build our network with random weights, and statistics of batch norm that folding changes something by."""
+    network = timm.create_model(name).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    return network
+
+
+def build_timm(ours: nn.Module, name: str, *, exportable: bool = False) -> nn.Module | None:
+    """Build timm's network with the weights of ours; None where timm has none."""
+    builtin = timm_name(name)
+    if builtin is None:
+        return None
+    network = timm.create_model(builtin, exportable=exportable).eval()
+    network.load_state_dict(export_state_dict(ours.state_dict(), name, "timm"))
+    return network
+
+
+def build_transformers(ours: nn.Module, name: str) -> nn.Module | None:
+    """Build the network of ``transformers`` with the weights of ours; None without the package or where it has none."""
+    if timm_name(name) is None or find_spec("transformers") is None:
+        return None
+    import transformers
+
+    variant = get_variant(name)
+    if variant.separable:
+        config = transformers.MobileViTV2Config(width_multiplier=variant.stem_width / 32, num_labels=1000)
+        network = transformers.MobileViTV2ForImageClassification(config)
+    else:
+        config = transformers.MobileViTConfig(
+            hidden_sizes=list(variant.transformer_widths),
+            neck_hidden_sizes=[variant.stem_width, *variant.widths, variant.final_width],
+            expand_ratio=float(variant.expand_ratio),
+            num_labels=1000,
+        )
+        network = transformers.MobileViTForImageClassification(config)
+    # Images go in as they are, without the image processor's flip: the channel order stays.
+    network.load_state_dict(export_state_dict(ours.state_dict(), name, "transformers", channel_order="rgb"))
+    return _Logits(network).eval()
+
+
+def build_scale(name: str, *, training: bool) -> nn.Module:
+    """Build a network for scale, in the form it is meant to be used in: branches are merged for inference."""
+    network = timm.create_model(name)
+    return network if training else reparameterize_model(network.eval())
+
+
+def build_family(name: str, *, training: bool = False) -> dict[str, nn.Module]:
+    """Build all implementations of one network, with the same weights.
+
+    Args:
+        name: One of our models.
+        training: Whether they are to be trained: without the optimized form then, and in training mode.
+
+    Returns:
+        Networks by the source they come from; those that exist and are installed.
+
+    Raises:
+        RuntimeError: If their outputs differ.
+    """
+    ours = build(name)
+    peers = {TIMM: build_timm(ours, name), TRANSFORMERS: build_transformers(ours, name)}
+    family = {OURS: ours} | ({} if training else {OPTIMIZED: timm_mobilevit.optimize_for_inference(ours)})
+    family |= {source: network for source, network in peers.items() if network is not None}
+    images = torch.rand(1, 3, 128, 128)
+    with torch.inference_mode():
+        check_agreement({source: network(images) for source, network in family.items()}, 1e-3)
+    return {source: network.train(training) for source, network in family.items()}
+
+
+def check_agreement(outputs: dict[str, Tensor], tolerance: float) -> None:
+    """Refuse to compare the speed of networks that do not compute the same.
+
+    Args:
+        outputs: Logits [batch, classes] by name; the first are the expected ones.
+        tolerance: Largest difference, in standard deviations of the expected ones.
+
+    Raises:
+        RuntimeError: If any differs by more, or is no number.
+    """
+    (first, expected), *others = ((name, output.float()) for name, output in outputs.items())
+    for name, actual in others:
+        error = ((actual - expected).abs().max() / expected.std()).item()
+        if not error <= tolerance:  # NaN as well
+            raise RuntimeError(
+                f"{name} and {first} differ by {error:.2g} standard deviations of the output, expected at most "
+                f"{tolerance:.2g}: they are not the same network, so their speed says nothing"
+            )

@@ -1,0 +1,194 @@
+"""Export every model to every format, run what was written, and write down what works.
+
+``python -m benchmarks.exports [--models PATTERN] [--formats NAME,NAME] [--size 256]``. Each result is a row of
+``benchmarks/results/exports.csv``, replaced when it is measured again: formats whose packages do not go together can be
+measured in environments of their own.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import timm_mobilevit  # noqa: F401  registers the models
+from benchmarks._results import RESULTS, read, write
+
+CSV = RESULTS / "exports.csv"
+TOLERANCE = 1e-4  # of the standard deviation of the logits
+
+
+def _torch_export(model: nn.Module, size: int, folder: Path) -> None:
+    dynamic = torch.export.Dim.DYNAMIC
+    axes = {0: dynamic, 2: dynamic, 3: dynamic}
+    program = torch.export.export(model, (torch.rand(2, 3, size, size),), dynamic_shapes=(axes,))
+    torch.export.save(program, folder / "model.pt2")
+    loaded = torch.export.load(folder / "model.pt2").module()
+    _compare(loaded, model, [(1, size, size), (3, size + 37, size + 5)])
+
+
+def _torchscript(model: nn.Module, size: int, folder: Path) -> None:
+    torch.jit.script(model).save(folder / "model.pt")
+    _compare(torch.jit.load(folder / "model.pt"), model, [(1, size, size), (3, size + 37, size + 5)])
+
+
+def _onnx(model: nn.Module, size: int, folder: Path, *, dynamic: bool = False) -> Path:
+    from timm_mobilevit.export import export_onnx
+
+    # It compares by itself.
+    path = folder / "model.onnx"
+    export_onnx(model, path, input_size=(3, size, size), dynamic_batch=dynamic, dynamic_size=dynamic)
+    return path
+
+
+def _onnx_int8(model: nn.Module, size: int, folder: Path) -> None:
+    import onnxruntime
+    from PIL import Image
+
+    from timm_mobilevit.export.quantize import quantize_onnx
+
+    images = folder / "images"
+    images.mkdir()
+    for index in range(4):  # noise: what int8 does to accuracy is measured by benchmarks.quantization
+        Image.fromarray(torch.randint(256, (size, size, 3), dtype=torch.uint8).numpy()).save(images / f"{index}.png")
+    out = folder / "int8.onnx"
+    quantize_onnx(_onnx(model, size, folder), out, images)
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": torch.rand(1, 3, size, size).numpy()})
+    if not torch.from_numpy(logits).isfinite().all():
+        raise ValueError("the logits are not finite")
+
+
+def _coreml(model: nn.Module, size: int, folder: Path) -> None:
+    from timm_mobilevit.export.coreml import export_coreml
+
+    export_coreml(model, folder / "model.mlpackage", input_size=(3, size, size))
+
+
+def _executorch(model: nn.Module, size: int, folder: Path) -> None:
+    from timm_mobilevit.export.executorch import export_executorch
+
+    export_executorch(model, folder / "model.pte", input_size=(3, size, size))
+
+
+# Name: heading, how to do it, the packages that matter.
+FORMATS: dict[str, tuple[str, Callable[[nn.Module, int, Path], object], tuple[str, ...]]] = {
+    "torch-export": ("`torch.export`, any batch and size", _torch_export, ("torch",)),
+    "torchscript": ("TorchScript", _torchscript, ("torch",)),
+    "onnx": ("ONNX, fixed", _onnx, ("torch", "onnx", "onnxruntime")),
+    "onnx-dynamic": (
+        "ONNX, any batch and size",
+        lambda model, size, folder: _onnx(model, size, folder, dynamic=True),
+        ("torch", "onnx", "onnxruntime"),
+    ),
+    "onnx-int8": ("ONNX int8", _onnx_int8, ("torch", "onnx", "onnxruntime")),
+    "coreml": ("Core ML", _coreml, ("torch", "coremltools")),
+    "executorch": ("ExecuTorch", _executorch, ("torch", "executorch")),
+}
+
+
+@torch.inference_mode()
+def _compare(exported: Callable[[Tensor], Tensor], model: nn.Module, shapes: Iterable[tuple[int, int, int]]) -> None:
+    for batch, height, width in shapes:
+        images = torch.rand(batch, 3, height, width)
+        expected = model(images)
+        difference = (exported(images) - expected).abs().max() / expected.std()
+        if not difference <= TOLERANCE:
+            raise ValueError(f"differs by {difference:.1g} of the standard deviation")
+
+
+def measure(name: str, form: str, size: int) -> dict[str, str]:
+    """Export one model to one format.
+
+    Args:
+        name: Name of a model.
+        form: A key of ``FORMATS``.
+        size: Side of the images, in pixels.
+
+    Returns:
+        A row: model, format, size, ``yes`` or why not, and the versions of the packages.
+
+    Raises:
+        ImportError: If a package is missing, which says nothing about the model.
+    """
+    _, attempt, packages = FORMATS[form]
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            attempt(model, size, Path(folder))
+        result = "yes"
+    except ImportError:
+        raise
+    except Exception as error:  # whatever else goes wrong is the result
+        result = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    versions = ", ".join(f"{package} {_version(package)}" for package in packages)
+    return {"model": name, "format": form, "size": str(size), "result": result, "with": versions}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def merge(old: Iterable[dict[str, str]], new: Mapping[str, str]) -> list[dict[str, str]]:
+    """Put a row in the place of the one for the same model and format, in the order of registry and ``FORMATS``."""
+    kept = [row for row in old if (row["model"], row["format"]) != (new["model"], new["format"])]
+    return sorted([*kept, dict(new)], key=lambda row: (row["model"], list(FORMATS).index(row["format"])))
+
+
+def markdown(rows: Iterable[Mapping[str, str]]) -> str:
+    """The README's table: a row per model, a column per format, reasons below."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        cells.setdefault(row["model"], {})[row["format"]] = row["result"]
+    forms = [form for form in FORMATS if any(form in results for results in cells.values())]
+    reasons: list[str] = []
+
+    def cell(result: str) -> str:
+        if result in ("yes", "not tried"):
+            return result
+        if result not in reasons:
+            reasons.append(result)
+        return f"no ({reasons.index(result) + 1})"
+
+    lines = [f"| model | {' | '.join(FORMATS[form][0] for form in forms)} |", f"|---|{'---|' * len(forms)}"]
+    for name, results in cells.items():
+        lines.append(f"| `{name}` | {' | '.join(cell(results.get(form, 'not tried')) for form in forms)} |")
+    if reasons:
+        lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and write each result as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="", help="wildcards of model names; all without it")
+    parser.add_argument("--formats", default=",".join(FORMATS), help="of %(default)s")
+    parser.add_argument("--size", type=int, default=256, help="side of the square images, in pixels")
+    args: Any = parser.parse_args()
+    forms = args.formats.split(",")
+    if unknown := set(forms) - set(FORMATS):
+        parser.error(f"there is no format {', '.join(sorted(unknown))}; there are {', '.join(FORMATS)}")
+    rows = read(CSV) if CSV.exists() else []
+    for name in timm.list_models(args.models, module="mobilevit_zoo"):
+        for form in forms:
+            try:
+                row = measure(name, form, args.size)
+            except ImportError as error:
+                print(f"{name:20} {form:14} not tried: {error}", flush=True)
+                continue
+            rows = merge(rows, row)
+            write(rows, CSV)
+            print(f"{name:20} {form:14} {row['result']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Draw the figures of the README from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
+
+Each figure is an SVG and a PNG in ``docs/``, and says in its metadata which file it was drawn from. Without
+measurements there is none. Drawing needs the extra ``bench``.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from timm_mobilevit.pretrained import WEIGHTS
+from timm_mobilevit.variants import VARIANTS
+
+from ._peers import OPTIMIZED, OURS, TIMM, TRANSFORMERS
+from ._results import RESULTS, newest, read
+
+DOCS = Path(__file__).parents[1] / "docs"
+FORMATS = ("svg", "png")
+
+Rows = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure.
+
+    Attributes:
+        name: Stem of its files.
+        bench: The benchmark that it is drawn from.
+        device: "cpu" or "cuda".
+        alt: What it shows, in words.
+        draw: Draws rows of the benchmark into matplotlib's figure.
+    """
+
+    name: str
+    bench: str
+    device: str
+    alt: str
+    draw: Callable[[Any, Rows], None]
+
+
+_FAMILIES = {
+    "v1": "MobileViTv1",
+    "v2": "MobileViTv2",
+    "v3": "MobileViTv3 (S, XS, XXS)",
+    "v3_separable": "MobileViTv3 (0.5–1.0)",
+}
+
+
+def published_accuracy() -> dict[str, float]:
+    """Published top-1 accuracy in percent at 256², of the weights that a name takes without a tag.
+
+    Example:
+        >>> published_accuracy()["mobilevitv1_s"]
+        78.3
+    """
+    accuracy: dict[str, float] = {}
+    for tagged, weights in WEIGHTS.items():
+        if weights.size == 256:
+            accuracy.setdefault(tagged.partition(".")[0], weights.top1)
+    return accuracy
+
+
+def _accuracy_latency(figure: Any, rows: Rows) -> None:
+    accuracy = published_accuracy()
+    panels = {"optimized": "PyTorch, eager, optimized", "onnxruntime": "ONNX Runtime"}
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for axis, (runtime, title) in zip(axes, panels.items(), strict=True):
+        for block, family in _FAMILIES.items():
+            offset = 4 if block.startswith("v3") else -10  # of the labels: v3 lies above its predecessors
+            points = sorted(
+                (float(row["ms"]), accuracy[row["network"]], row["network"])
+                for row in rows
+                if row["source"] == OURS
+                and row["runtime"] == runtime
+                and row["threads"] == "1"
+                and row["ms"]
+                and VARIANTS[row["network"]].block == block
+            )
+            axis.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", markersize=5, label=family)
+            for x, y, name in points:
+                size = name.partition("_")[2].replace("_l2", "-L2").replace("_", ".")
+                axis.annotate(size, (x, y), xytext=(4, offset), textcoords="offset points", fontsize=7)
+        axis.set(title=title, xlabel="ms per image, batch 1, one thread", xscale="log", xmargin=0.12)
+        _log_ticks(axis.xaxis)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("published ImageNet-1k top-1 (%)")
+    axes[-1].legend(loc="lower right", fontsize=8)
+
+
+def _throughput(figure: Any, rows: Rows) -> None:
+    """Images per second against the side of the images, and against the batch, the other fixed."""
+    eager = [
+        row
+        for row in rows
+        if row["task"] == "inference" and row["layout"] == "channels_last" and row["mode"] == "eager"
+    ]
+    dtype = eager[0]["dtype"]  # that of the most important setting
+    eager = [row for row in eager if row["dtype"] == dtype]
+    # The batch that was measured at most sizes; sizes vary at one batch only.
+    sizes_at = {batch: {row["size"] for row in eager if row["batch"] == batch} for batch in {r["batch"] for r in eager}}
+    batch = max(sizes_at, key=lambda key: len(sizes_at[key]))
+    axes = figure.subplots(1, 2)
+    styles = {OPTIMIZED: "-", TIMM: "--", TRANSFORMERS: ":"}
+    colours: dict[str, str] = {}
+    for axis, varied, fixed, value in ((axes[0], "size", "batch", batch), (axes[1], "batch", "size", "256")):
+        chosen = [row for row in eager if row[fixed] == value and row["source"] in styles]
+        for network, source in dict.fromkeys((row["network"], row["source"]) for row in chosen):
+            points = sorted(
+                (int(row[varied]), float(row["images_per_s"]))
+                for row in chosen
+                if (row["network"], row["source"]) == (network, source)
+            )
+            (line,) = axis.plot(
+                *zip(*points, strict=True), f"o{styles[source]}", markersize=3, linewidth=1, color=colours.get(network)
+            )
+            colours.setdefault(network, line.get_color())
+            line.set_label(f"{network} ({source})")
+        axis.set(xscale="log", yscale="log", ylabel="images per second")
+        _log_ticks(axis.yaxis)
+        _log_ticks(axis.xaxis, {int(row[varied]) for row in chosen})
+        axis.grid(alpha=0.3)
+    axes[0].set(xlabel="side of the image (pixels)", title=f"{dtype}, eager, channels_last, batch {batch}")
+    axes[1].set(xlabel="batch", title=f"{dtype}, eager, channels_last, 256²")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+
+
+def _log_ticks(axis: Any, ticks: Iterable[int] | None = None) -> None:
+    """Plain numbers at the ticks of a logarithmic scale."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
+
+    axis.set_major_locator(FixedLocator(sorted(ticks)) if ticks else LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(ScalarFormatter())
+
+
+FIGURES = (
+    Figure(
+        "accuracy_latency",
+        "latency",
+        "cpu",
+        "Published accuracy against latency on one CPU thread, in PyTorch and in ONNX Runtime",
+        _accuracy_latency,
+    ),
+    Figure(
+        "throughput_cpu",
+        "throughput",
+        "cpu",
+        "Images per second on one CPU thread against image size and batch",
+        _throughput,
+    ),
+    Figure(
+        "throughput_gpu", "throughput", "cuda", "Images per second on a GPU against image size and batch", _throughput
+    ),
+)
+
+
+def source_of(measurements: Path) -> str:
+    """What a figure says it was drawn from: the file's name and the beginning of its SHA-256."""
+    return f"{measurements.name} {hashlib.sha256(measurements.read_bytes()).hexdigest()[:16]}"
+
+
+def write(figure: Figure, measurements: Path, docs: Path = DOCS) -> None:
+    """Draw a figure in all formats.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('drawing needs matplotlib: pip install "timm-mobilevit[bench]"') from error
+    from matplotlib.figure import Figure as Canvas
+
+    # Text stays text, and names inside the file are the same in every run.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}):
+        canvas = Canvas(figsize=(10, 5), layout="constrained")
+        figure.draw(canvas, read(measurements))
+        docs.mkdir(parents=True, exist_ok=True)
+        for suffix in FORMATS:
+            path = docs / f"{figure.name}.{suffix}"
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            metadata = {"Source": source_of(measurements)} | ({"Date": None} if suffix == "svg" else {})
+            canvas.savefig(temporary, format=suffix, dpi=120, metadata=metadata)
+            os.replace(temporary, path)
+
+
+def drawn_from(path: Path) -> str | None:
+    """What the file of a figure says it was drawn from; None if there is none or it does not say."""
+    if not path.exists():
+        return None
+    if path.suffix == ".svg":
+        found = re.search(r"<dc:source>(.*?)</dc:source>", path.read_text(encoding="utf-8"))
+        return found[1] if found else None
+    with Image.open(path) as image:
+        return image.info.get("Source")
+
+
+def outdated(results: Path = RESULTS, docs: Path = DOCS) -> list[str]:
+    """Files of figures that are missing, stand for older measurements, or for none."""
+    files = []
+    for figure in FIGURES:
+        measurements = newest(figure.bench, figure.device, results)
+        expected = source_of(measurements) if measurements else None
+        paths = (docs / f"{figure.name}.{suffix}" for suffix in FORMATS)
+        files += [path.name for path in paths if drawn_from(path) != expected or (path.exists() and not expected)]
+    return files
+
+
+def main() -> None:
+    """Bring the figures up to date, or say that they are not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if a figure is out of date")
+    if parser.parse_args().check:
+        if files := outdated():
+            sys.exit(f"out of date: {', '.join(files)}: run python -m benchmarks.plots")
+        return
+    for figure in FIGURES:
+        if measurements := newest(figure.bench, figure.device):
+            write(figure, measurements)
+
+
+if __name__ == "__main__":
+    main()
