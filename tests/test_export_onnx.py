@@ -12,6 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from timm_mobilevit import MobileViT
+from timm_mobilevit.layers import ConvNormAct
 from timm_mobilevit.variants import VARIANTS
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -144,7 +145,7 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.conv = ConvNormAct(3, 4, 3, stride=2)
 
     def forward(self, x):
         return self.conv(x).mean((2, 3))

@@ -79,8 +79,8 @@ class ImageWise(nn.Module):
         """Map a batch of images or maps to what the module makes of it."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self.module(x)  # type: ignore[no-any-return]
-        # Compilers and exporters order the work themselves; a loop would fix the batch size for them.
-        elif x.device.type == "cpu" and len(x) > 1 and not is_traced():
+        # Compilers and exporters order the work themselves; looking at the batch size would fix it for them.
+        elif not is_traced() and x.device.type == "cpu" and len(x) > 1:
             return torch.cat([self.module(image) for image in x.split(1)])  # type: ignore[no-untyped-call]
         else:
             return self.module(x)  # type: ignore[no-any-return]
@@ -122,7 +122,7 @@ class PointwiseConv2d(nn.Module):
             return F.conv2d(x, self.weight, self.bias)
         else:
             # Below a thousand pixels, bringing the weights into oneDNN's layout costs more than it saves.
-            large = x.device.type == "cpu" and not is_traced() and x.shape[-2] * x.shape[-1] >= 1024
+            large = not is_traced() and x.device.type == "cpu" and x.shape[-2] * x.shape[-1] >= 1024
             return F.conv2d(x, self.weight, self.bias, dilation=2 if large else 1)
 
 
