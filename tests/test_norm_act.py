@@ -54,6 +54,12 @@ def test_differentiates_twice():
         torch.testing.assert_close(ours, theirs)
 
 
+def test_refuses_a_single_value_per_channel():
+    layer, *_ = pair()
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layer(torch.zeros(1, 3, 1, 1, dtype=torch.double, requires_grad=True))
+
+
 def test_frozen_parameters_get_no_gradient():
     layer, _, x, _ = pair()
     layer.bn.requires_grad_(False)
