@@ -8,6 +8,9 @@ TORCH := 'torch<2.13'
 # Threads that wait should sleep: on a busy machine spinning ones make training steps several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# A process per core, each with the tests of whole files, for those share what is slow to make.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long test-timm lint format tables
 
@@ -37,7 +40,7 @@ demo: $(VENV)/.installed-demo  ## fine-tune mobilevitv3_xxs on real digit scans,
 	$(BIN)/python -m benchmarks.digits
 
 test: $(VENV)/.installed-test  ## run the whole suite, but for what is marked long
-	$(BIN)/python -m pytest -m "not long" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-long: $(VENV)/.installed-test  ## run what is marked long
 	$(BIN)/python -m pytest -m long
