@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-timm lint format tables
+.PHONY: help demo test test-long test-min test-timm audit dist lint format docs tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,20 @@ test: $(VENV)/.installed-test  ## run the whole suite, but for what is marked lo
 test-long: $(VENV)/.installed-test  ## run what is marked long
 	$(BIN)/python -m pytest -m long
 
+test-min:  ## run the core tests with the oldest versions allowed
+	$(PYTHON) -m venv .venv-min
+	.venv-min/bin/python -m pip install --quiet -r tests/floors.txt
+	.venv-min/bin/python -m pip install --quiet --no-build-isolation -c tests/floors.txt -e .
+	.venv-min/bin/python -m pytest -m "not long" --ignore-glob='tests/*mm*' --ignore=timm_mobilevit/mm \
+	    --ignore=timm_mobilevit/export/mm.py -k "not configs_can_be_named and not export_with_dynamic"
+
+audit: $(VENV)/.installed-dev  ## look for known vulnerabilities in what is installed
+	$(BIN)/pip-audit --skip-editable
+
+dist: $(VENV)/.installed-dev  ## build what is uploaded; the same commit gives the same wheel
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 test-timm: $(VENV)/.installed-test  ## run timm's own model tests over our models
 	$(BIN)/python tests/timm_suite.py
 
@@ -56,6 +70,9 @@ lint: $(VENV)/.installed-dev  ## check style and types
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs  ## build the documentation site into build/docs, without network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 tables: $(VENV)/.installed-test  ## write the README's generated tables anew
 	$(BIN)/python -m benchmarks.plots

@@ -14,12 +14,14 @@ RELEASE = "/repos/micronDLA/MobileViTv3/releases/tags/v1.0.0"
 
 @dataclass
 class Fault:
-    """What goes wrong with one request: an error status, a redirect, or a body that ends or stalls early."""
+    """What goes wrong with one request: an error status, a redirect, a body that ends or stalls early, or worse."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     stall: float = 0.0  # seconds, before the cut or, without one, before the body
+    raw: bytes | None = None  # sent instead of a response
+    endless: bool = False  # whether zeros follow until the client hangs up
 
 
 @dataclass
@@ -86,6 +88,13 @@ def serve() -> Iterator[Server]:
                 self.send_error(404)
                 return
             fault = file.faults.pop(0) if file.faults else Fault()
+            if fault.raw is not None:
+                self.close_connection = True
+                time.sleep(fault.stall)
+                self.wfile.write(fault.raw)
+                while fault.endless:
+                    request.sent += self.wfile.write(bytes(1 << 16))
+                return
             if fault.status:
                 self.send_response(fault.status)
                 for key, value in fault.headers.items():
@@ -120,9 +129,9 @@ def serve() -> Iterator[Server]:
                 time.sleep(fault.stall)
             else:
                 body = body[: fault.cut_after]
+            request.sent = len(body)  # before the client has it and may ask
             self.wfile.write(body)
             self.wfile.flush()
-            request.sent = len(body)
             if fault.cut_after is not None:
                 time.sleep(fault.stall)
 

@@ -89,10 +89,10 @@ class Stem(ConvNormAct):
         Raises:
             ValueError: If the input is no batch of images with the channels that the model was built for.
         """
-        if x.ndim != 4 or x.shape[1] != self.conv.in_channels:
+        if x.ndim != 4 or x.shape[1] != self.conv.in_channels or 0 in x.shape:
             raise ValueError(
-                f"expected images of shape [batch, {self.conv.in_channels}, height, width], got {list(x.shape)}; "
-                "convert the images or build the model with in_chans equal to their channels"
+                f"expected images of shape [batch, {self.conv.in_channels}, height, width], none of them 0, got "
+                f"{list(x.shape)}; convert the images or build the model with in_chans equal to their channels"
             )
         # TorchScript knows no super().forward(x).
         x = self.conv(x)

@@ -85,4 +85,17 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     row = WEIGHTS.get(f"{arch}.{cfg.get('tag')}")
     source = detect_source(state_dict)
     order: ChannelOrder | None = row.channel_order if row and source != "timm" else None
-    return convert_state_dict(state_dict, arch, source, channel_order=order)
+    state_dict = convert_state_dict(state_dict, arch, source, channel_order=order)
+    check_classifier(state_dict)
+    return state_dict
+
+
+def check_classifier(state_dict: dict[str, Tensor]) -> None:
+    """Refuse a classifier in our layout whose weights and biases are for different numbers of classes.
+
+    Raises:
+        ValueError: If they are; PyTorch would tell it only after all else has been loaded.
+    """
+    weights, biases = (len(state_dict.get(f"head.fc.{kind}", ())) for kind in ("weight", "bias"))
+    if weights != biases:
+        raise ValueError(f"the classifier has weights for {weights} classes, but biases for {biases}")

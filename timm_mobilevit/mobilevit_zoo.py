@@ -9,12 +9,14 @@ from typing import Any
 from timm.models import build_model_with_cfg, register_model
 
 from .loading import checkpoint_filter_fn, resolve_weights
-from .model import MobileViT
+from .model import MobileViT, take_indices
 from .pretrained import default_cfgs as default_cfgs  # timm looks it up here
 from .variants import VARIANTS
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> MobileViT:
+    if "out_indices" in kwargs:  # timm would fail with an IndexError, or return nothing
+        take_indices(len(VARIANTS[variant].widths), kwargs["out_indices"])
     if pretrained:
         kwargs = resolve_weights(variant, **kwargs)
     model: MobileViT = build_model_with_cfg(

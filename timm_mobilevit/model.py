@@ -79,6 +79,17 @@ class MobileViT(nn.Module):
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
+        if in_chans < 1:
+            raise ValueError(f"in_chans must be at least 1, got {in_chans}")
+        rates = {
+            "drop_rate": drop_rate,
+            "proj_drop_rate": proj_drop_rate,
+            "attn_drop_rate": attn_drop_rate,
+            "drop_path_rate": drop_path_rate,
+        }
+        for name, rate in rates.items():
+            if not 0.0 <= rate < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {rate}")
         patch_sizes = _per_stage(patch_size)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         drop = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
@@ -194,7 +205,7 @@ class MobileViT(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        take = _take_indices(len(self.stages), indices)
+        take = take_indices(len(self.stages), indices)
         stages = list(self.stages)[: max(take) + 1] if stop_early else list(self.stages)
         intermediates = []
         x = self.stem(x)
@@ -224,7 +235,7 @@ class MobileViT(nn.Module):
         Raises:
             ValueError: If there is no such stage.
         """
-        take = _take_indices(len(self.stages), indices)
+        take = take_indices(len(self.stages), indices)
         last = max(take)
         cut = last < len(self.stages) - 1
         self.stages = nn.Sequential(*list(self.stages)[: last + 1])
@@ -284,8 +295,8 @@ class MobileViT(nn.Module):
 
 def _per_stage(patch_size: int | Sequence[int]) -> tuple[int, int, int]:
     """One patch size for each of stages 3, 4 and 5."""
-    sizes = (patch_size,) * _MOBILEVIT_STAGES if isinstance(patch_size, int) else tuple(patch_size)
-    if len(sizes) != _MOBILEVIT_STAGES or any(not isinstance(size, int) or size < 1 for size in sizes):
+    sizes = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size,) * _MOBILEVIT_STAGES
+    if len(sizes) != _MOBILEVIT_STAGES or any(type(size) is not int or size < 1 for size in sizes):  # True is an int
         raise ValueError(
             "patch_size must be a positive whole number, or three of them for stages 3, 4 and 5, "
             f"such as 2 or (8, 4, 2); got {patch_size!r}"
@@ -293,8 +304,23 @@ def _per_stage(patch_size: int | Sequence[int]) -> tuple[int, int, int]:
     return sizes  # type: ignore[return-value]
 
 
-def _take_indices(num_stages: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Stage numbers that ``indices`` means, counted from 0."""
+def take_indices(num_stages: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Tell which stages are meant.
+
+    Args:
+        num_stages: How many there are.
+        indices: A number takes the last so many, a list takes these (negative ones count from the end), None takes all.
+
+    Returns:
+        Their numbers, counted from 0.
+
+    Raises:
+        ValueError: If there is no such stage.
+
+    Example:
+        >>> take_indices(5, 2), take_indices(5, [1, -1])
+        ([3, 4], [1, 4])
+    """
     if indices is None:
         indices = num_stages
     if isinstance(indices, int):

@@ -1,6 +1,7 @@
 """A trained model rewritten for inference: it computes the same, faster, and cannot be trained any more."""
 
 import copy
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,7 @@ class PointwiseConv2d(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
 
     @staticmethod
-    def fits(module: nn.Module) -> bool:
+    def fits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether a module is a plain 1×1 convolution."""
         return (
             type(module) is nn.Conv2d

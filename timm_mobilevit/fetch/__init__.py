@@ -16,6 +16,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from ..checkpoint import read_checkpoint
 from ..convert import convert_state_dict
+from ..loading import check_classifier
 from ..pretrained import WEIGHTS, Weights
 from . import tree as _tree
 from .naming import CHECKPOINT
@@ -114,6 +115,7 @@ def _convert(entry: Entry, source: Source) -> Path:
     try:
         state_dict = read_checkpoint(source.checkpoint)
         state_dict = convert_state_dict(state_dict, arch, source="cvnets", channel_order=row.channel_order)
+        check_classifier(state_dict)
         classes = len(state_dict.get("head.fc.weight", ()))
         if classes != row.num_classes:
             raise ValueError(f"expected a classifier of {row.num_classes} classes, got {classes}")

@@ -4,6 +4,7 @@ Nothing is ever unpacked under a name that the archive chose: the one member tha
 checkpoint could be, is copied into a file that the caller names.
 """
 
+import errno
 import io
 import lzma
 import shutil
@@ -94,7 +95,8 @@ def take_checkpoint(archive: Path, folder: str, target: Path, *, flat: bool = Fa
     except ValueError as error:
         raise ValueError(f"{archive.name}: {error}") from error
     except _BROKEN as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk, not of what stands on it
+        # Of the disk, not of what stands on it; a damaged zip makes Python look for places before the file's start.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise ValueError(f"{archive.name} is broken or no zip or tar archive: {error}") from error
 

@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 
 from . import naming
@@ -23,7 +24,7 @@ class _Asset:
     name: str
     url: str
     size: int
-    digest: str | None  # "sha256:…"; assets older than June 2025 have none
+    digest: str  # "sha256:…"; empty for assets older than June 2025, which have none
 
 
 def from_release(page: str, folder: str, part: Path, work: Path) -> Source:
@@ -71,16 +72,20 @@ def _list_assets(page: str) -> list[_Asset]:
     url = f"{api}/repos/{match['repo']}/releases/tags/{match['tag']}"
     try:
         release = fetch_json(url, token=os.environ.get("GITHUB_TOKEN"))
-        return [
-            _Asset(Path(asset["name"]).name, asset["browser_download_url"], int(asset["size"]), asset.get("digest"))
-            for asset in release["assets"]
-        ]
+        return [_asset(row) for row in release["assets"]]
     except OSError as error:
         if isinstance(error.__cause__, HTTPError) and error.__cause__.code in (403, 429):
             raise OSError(f"{error} (GitHub limits anonymous requests: set GITHUB_TOKEN or try later)") from error
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise OSError(f"{url}: not the answer of GitHub's release API") from error
+
+
+def _asset(row: dict[str, Any]) -> _Asset:
+    name = Path(row["name"]).name
+    if not name.isprintable():  # it becomes the name of a file
+        raise ValueError(f"expected the name of an asset, got {name!r}")
+    return _Asset(name, str(row["browser_download_url"]), int(row["size"]), str(row.get("digest") or ""))
 
 
 def _may_hold(asset: _Asset, folder: str) -> bool:
@@ -97,7 +102,7 @@ def _take(asset: _Asset, folder: str, part: Path, work: Path) -> Source | None:
     download(asset.url, part, size=asset.size)
     file, checkpoint = work / asset.name, work / "checkpoint.pt"
     os.replace(part, file)
-    if asset.digest and asset.digest.startswith("sha256:") and asset.digest != f"sha256:{sha256(file)}":
+    if asset.digest.startswith("sha256:") and asset.digest != f"sha256:{sha256(file)}":
         raise ValueError(f"{asset.name} does not have the checksum that the release states")
     if naming.is_plain(asset.name):
         os.replace(file, checkpoint)

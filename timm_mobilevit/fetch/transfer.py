@@ -26,6 +26,8 @@ _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 5  # in a row without a new megabyte
 _MAX_WAIT = 60.0  # seconds; a server that asks for more is given up
 _CHUNK = 1 << 20
+_MAX_BYTES = 1 << 30  # of a file whose size nobody stated; the largest MobileViT checkpoint is 74 MB
+_MAX_JSON = 1 << 24
 _RETRY_STATUS = {408, 429, 500, 502, 503, 504}
 
 
@@ -38,14 +40,23 @@ def fetch_json(url: str, *, token: str | None = None) -> Any:
 
     Raises:
         OSError: If it cannot be had.
-        ValueError: If it is not JSON.
+        ValueError: If it is not JSON, or larger than 16 MiB.
     """
 
     def attempt() -> bytes:
         with _open(url, {"Accept": "application/json"}, token) as response:
-            return response.read()
+            content = response.read(_MAX_JSON + 1)
+            if response.length and len(content) <= _MAX_JSON:
+                raise ConnectionError(f"the connection was cut {response.length} bytes before the end")
+            return content
 
-    return json.loads(_retry(url, attempt))
+    content = _retry(url, attempt)
+    if len(content) > _MAX_JSON:
+        raise ValueError(f"{url}: expected at most {_MAX_JSON} bytes of JSON")
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError(f"{url}: nested too deeply") from error
 
 
 def fetch_tail(url: str, size: int) -> bytes | None:
@@ -75,7 +86,7 @@ def download(url: str, part: Path, *, size: int | None = None) -> None:
     Args:
         url: Address of the file.
         part: File to write or complete.
-        size: Size in bytes that the file must have.
+        size: Size in bytes that the file must have; without it, any up to 1 GiB.
 
     Raises:
         OSError: If it cannot be had, or has another size.
@@ -97,7 +108,7 @@ def _continue(url: str, part: Path, size: int | None) -> None:
         if response.status == 206:
             start, total = _content_range(response)
         else:  # the file has changed, or the server only gives whole files
-            start, total = 0, int(response.headers.get("Content-Length", -1))
+            start, total = 0, _content_length(response)
             have = 0
         if start != have:
             discard(part)
@@ -105,6 +116,10 @@ def _continue(url: str, part: Path, size: int | None) -> None:
         if size is not None and total not in (-1, size):
             discard(part)
             raise OSError(f"expected {size} bytes, the server offers {total}")
+        most = _MAX_BYTES if size is None else size
+        if total > most:
+            discard(part)
+            raise OSError(f"expected at most {most} bytes, the server offers {total}")
         got = have
         with part.open("ab" if have else "wb") as file:
             if not have:
@@ -118,14 +133,14 @@ def _continue(url: str, part: Path, size: int | None) -> None:
                 disable=None,  # where the output is not a terminal
             ) as bar:
                 # read1 gives what is there: a chunk that a stall or a cut leaves incomplete is not lost.
-                while got != total and (chunk := response.read1(_CHUNK)):
+                while got != total and got <= most and (chunk := response.read1(_CHUNK)):
                     got += file.write(chunk)
                     bar.update(len(chunk))
     if got < total:
         raise ConnectionError(f"the connection was cut after {got} of {total} bytes")
-    if size is not None and got != size:
+    if got > most or (size is not None and got != size):
         discard(part)
-        raise OSError(f"expected {size} bytes, got {got}")
+        raise OSError(f"expected {'at most ' if size is None else ''}{most} bytes, got {'more' if got > most else got}")
 
 
 def discard(part: Path) -> None:
@@ -142,9 +157,9 @@ def _resume_point(url: str, part: Path) -> tuple[int, str]:
     """Bytes at hand and the validator of the version they belong to; 0 where they cannot be built upon."""
     try:
         note = json.loads(_note(part).read_text())
-        if note["url"] == url and note["validator"]:
+        if note["url"] == url and note["validator"] and note["validator"].isprintable():
             return part.stat().st_size, note["validator"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return 0, ""
 
@@ -152,7 +167,14 @@ def _resume_point(url: str, part: Path) -> tuple[int, str]:
 def _validator(response: HTTPResponse) -> str:
     etag = response.headers.get("ETag", "")
     # A weak ETag only promises equal meaning, not equal bytes.
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+    validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+    return validator if validator.isprintable() else ""  # a header with a line break in it could not be sent back
+
+
+def _content_length(response: HTTPResponse) -> int:
+    """Size that the server declares, or -1."""
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else -1
 
 
 def _content_range(response: HTTPResponse) -> tuple[int, int]:
@@ -214,5 +236,5 @@ def _retry_after(value: str) -> float:
     """Seconds from a Retry-After header, which holds a number or a date; 0 where it holds neither."""
     try:
         return float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0
