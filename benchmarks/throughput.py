@@ -1,8 +1,8 @@
 """Images per second and peak memory, ours against others: ``python -m benchmarks.throughput --preset cpu``.
 
 All networks of a setting are timed in turns in one process; implementations of the same network have the same weights.
-Results go to ``benchmarks/results/``, rewritten after every setting. On two CPU cores the presets ``cpu`` and
-``cpu-compiled`` take under 15 minutes each; on a current GPU each of theirs takes under 10.
+Results go to ``benchmarks/results/``, rewritten after every setting. On a CPU the preset ``cpu`` takes about
+half an hour, ``cpu-compiled`` a quarter; on a current GPU each of theirs takes under 10 minutes.
 """
 
 from collections.abc import Callable
