@@ -60,6 +60,20 @@ def test_refuses_a_single_value_per_channel():
         layer(torch.zeros(1, 3, 1, 1, dtype=torch.double, requires_grad=True))
 
 
+def test_works_in_place_without_gradients():
+    layer, plain, x, _ = pair()
+    for mode in (True, False):
+        layer.train(mode)
+        plain.train(mode)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), plain(x))
+    seen = []
+    layer.bn.register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad():
+        out = layer(x)
+    torch.testing.assert_close(out, torch.nn.functional.silu(seen[0]))  # what a hook has seen is left alone
+
+
 def test_frozen_parameters_get_no_gradient():
     layer, _, x, _ = pair()
     layer.bn.requires_grad_(False)

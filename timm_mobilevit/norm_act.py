@@ -20,15 +20,19 @@ def norm_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """Apply a norm and an activation to a map [B, C, H, W].
 
     The joint step is taken where it pays, in eager training on a CPU or a CUDA GPU, and where nobody can tell the
-    difference: the norm is the plain one with its usual options, and no hook waits for either module. Compilers join
-    the two by themselves.
+    difference: the norm is the plain one with its usual options, and no hook waits for either module. Without
+    gradients SiLU then works in place. Compilers join the two by themselves.
 
     Example:
         >>> norm, act, x = nn.BatchNorm2d(8), nn.SiLU(), torch.randn(2, 8, 4, 4)
         >>> torch.allclose(norm_act(norm, act, x), act(norm(x)))
         True
     """
-    if not _can_join(norm, act, x):
+    if not _are_plain(norm, act) or is_traced():
+        return act(norm(x))  # type: ignore[no-any-return]
+    if not torch.is_grad_enabled():
+        return F.silu(norm(x), inplace=True)  # nobody else holds what the norm returns
+    if not _can_join(norm, x):
         return act(norm(x))  # type: ignore[no-any-return]
     norm.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
     return _BatchNormSiLU.apply(  # type: ignore[no-any-return, no-untyped-call]
@@ -36,19 +40,18 @@ def norm_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     )
 
 
-def _can_join(norm: nn.Module, act: nn.Module, x: Tensor) -> bool:
+def _are_plain(norm: nn.Module, act: nn.Module) -> bool:
+    return type(norm) is nn.BatchNorm2d and type(act) is nn.SiLU and not any((*_hooks(norm), *_hooks(act)))
+
+
+def _can_join(norm: Any, x: Tensor) -> bool:
     return (
-        type(norm) is nn.BatchNorm2d
-        and type(act) is nn.SiLU
-        and norm.training
+        norm.training
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
         and x.numel() > x.shape[1]  # the norm refuses a single value per channel
-        and torch.is_grad_enabled()
         and x.device.type in ("cpu", "cuda")
-        and not is_traced()
-        and not any((*_hooks(norm), *_hooks(act)))
     )
 
 
