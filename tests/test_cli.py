@@ -43,7 +43,7 @@ def test_version():
     assert run("--version").stdout == f"timm-mobilevit {timm_mobilevit.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["list", "info", "convert", "predict", "export"])
+@pytest.mark.parametrize("command", [*(command.name for command in app.registered_commands), "recipe"])
 def test_help_has_examples(command):
     result = run(command, "--help", env={"COLUMNS": "200"})
     assert result.exit_code == 0

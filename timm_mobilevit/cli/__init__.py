@@ -9,12 +9,12 @@ import typer
 
 from timm_mobilevit._version import __version__
 
-from . import config, convert, export, info, list_models, predict
+from . import attention, card, config, convert, evaluate, export, info, list_models, predict, recipe, verify
 from ._errors import one_line_errors
 
 app = typer.Typer(
     help="MobileViT v1, v2 and v3 for timm: list models, look one up, convert checkpoints, classify images, "
-    "export to other runtimes.",
+    "evaluate, export to other runtimes, show attention, train by published recipes.",
     epilog="Each command has examples: timm-mobilevit COMMAND --help",
     no_args_is_help=True,
     add_completion=False,
@@ -45,9 +45,23 @@ for _name, _module, _command in (
     ("predict", predict, predict.predict),
     ("export", export, export.export),
     ("config", config, config.config),
+    ("evaluate", evaluate, evaluate.evaluate),
+    ("verify", verify, verify.verify),
+    ("attention", attention, attention.attention),
+    ("card", card, card.card),
 ):
     # typer folds single line breaks in an epilog: an empty line between examples keeps them apart.
     app.command(_name, epilog="\n\n".join(("Examples:", *_module.EXAMPLES)))(one_line_errors(_command))
+
+_recipes = typer.Typer(
+    help="Published training recipes, as config files of timm's train.py.",
+    epilog="\n\n".join(("Examples:", *recipe.EXAMPLES)),
+    no_args_is_help=True,
+)
+_recipes.command("list")(one_line_errors(recipe.list_recipes))
+_recipes.command("show")(one_line_errors(recipe.show))
+_recipes.command("copy")(one_line_errors(recipe.copy))
+app.add_typer(_recipes, name="recipe")
 
 
 def main() -> None:

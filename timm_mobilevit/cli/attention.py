@@ -1,0 +1,97 @@
+"""``timm-mobilevit attention``."""
+
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._errors import print_error
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+EXAMPLES = (
+    "timm-mobilevit attention cat.jpg --model mobilevitv1_s --out attention",
+    "timm-mobilevit attention photos --model mobilevitv3_s --phases --out attention",
+    "timm-mobilevit attention scene.jpg --checkpoint digits --img-size 256 --out attention",
+)
+
+
+def attention(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")],
+    out: Annotated[Path, typer.Option(help="Folder to write IMAGE-stage3.png, -stage4.png and -stage5.png to.")],
+    model: Annotated[
+        str, typer.Option(help="Architecture or architecture.tag; not needed with a directory as --checkpoint.")
+    ] = "",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights to use instead of the published ones: a file in any format that `convert` knows, or a "
+            "directory written by `convert`."
+        ),
+    ] = None,
+    phases: Annotated[
+        bool, typer.Option("--phases", help="Add a row for each pixel phase: attention never mixes them.")
+    ] = False,
+    img_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")
+    ] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")
+    ] = None,
+) -> None:
+    """Draw what each transformer stage attends to: red more than even attention, blue less.
+
+    For v1 and v3-S, -XS and -XXS a pixel shows how much attention it gets; for v2 and v3-1.0, -0.75 and -0.5 its
+    context score. Images that cannot be read are reported and left out; the exit code is then 1.
+    """
+    if not model and not (checkpoint and checkpoint.is_dir()):
+        raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
+    from timm.data import create_transform, resolve_input_data_config
+
+    from ..attention_maps import attention_maps, draw_stage
+    from ._images import _load, find_images
+    from .predict import _load_model
+
+    files = find_images(images)
+    stems = [file.stem for file in files]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ValueError(f"several images are called {twice}; their pictures would overwrite each other")
+    network = _load_model(model, checkpoint, True).eval()
+    config = resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct})
+    transform: Any = create_transform(**config)
+    mode = "L" if config["input_size"][0] == 1 else "RGB"
+    out.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for file in files:
+        loaded = _load(file, mode, transform)
+        if isinstance(loaded, str):
+            print_error(f"{file}: {loaded}")
+            failed = True
+            continue
+        seen = _as_image(loaded, config["mean"], config["std"])
+        maps = attention_maps(network, loaded[None])
+        for stage, layers in itertools.groupby(maps, key=lambda m: m.stage):
+            target = out / f"{file.stem}-stage{stage}.png"
+            temporary = out / f".{target.name}.{os.getpid()}.png"
+            try:
+                draw_stage(seen, list(layers), phases=phases).save(temporary, optimize=True)
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            typer.echo(target)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _as_image(x: "Tensor", mean: tuple[float, ...], std: tuple[float, ...]) -> "Image.Image":
+    """The image that the model sees, from its input [C, H, W]."""
+    import torch
+    from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
+
+    pixels = x * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    return to_pil_image(pixels.clamp(0, 1))  # type: ignore[no-any-return]

@@ -1,0 +1,183 @@
+"""``timm-mobilevit evaluate``."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..evaluate import Accuracy
+
+EXAMPLES = (
+    "timm-mobilevit evaluate imagenet --model mobilevitv2_1_0 --device cuda --amp --out results",
+    "timm-mobilevit evaluate digits-images --checkpoint digits",
+    "timm-mobilevit evaluate imagenet --model mobilevitv3_s --checkpoint unknown.pt --channel-order both --limit 5000",
+)
+
+
+class ChannelOrders(str, Enum):
+    """Orders of the channels to evaluate."""
+
+    rgb = "rgb"
+    bgr = "bgr"
+    both = "both"
+
+
+# What `verify` takes too.
+Split = Annotated[str, typer.Option(help="Folder of DATA to take, where it holds one per split; finds `val` too.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Classify so many images only, at even distances.", show_default=False)
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
+Device = Annotated[str, typer.Option(help="Where to run, as torch names devices.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Run in bfloat16 where autocast says so.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Folder with one folder of images per class, or with one per split.")],
+    model: Annotated[
+        str, typer.Option(help="Architecture or architecture.tag; not needed with a directory as --checkpoint.")
+    ] = "",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights to use instead of the published ones: a file in any format that `convert` knows, or a "
+            "directory written by `convert`."
+        ),
+    ] = None,
+    split: Split = "validation",
+    channel_order: Annotated[
+        ChannelOrders | None,
+        typer.Option(
+            help="Order in which the weights get the channels of the images. If it is given, a checkpoint file is "
+            "taken as it is, without the reversal that is known for its format. `both` names the better one.",
+            show_default=False,
+        ),
+    ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")
+    ] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")
+    ] = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 2,
+    device: Device = "cpu",
+    amp: Amp = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write evaluate.json and evaluate.csv to.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure top-1 and top-5 accuracy with the preprocessing that belongs to the weights."""
+    if not model and not (checkpoint and checkpoint.is_dir()):
+        raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
+    from timm.data import resolve_input_data_config
+
+    from ..evaluate import better_order, write_results
+    from ..evaluate import evaluate as measure
+    from ._images import _usable
+
+    network = _load_model(model, checkpoint, as_it_is=channel_order is not None)
+    orders: Any = (
+        ["rgb", "bgr"] if channel_order is ChannelOrders.both else [(channel_order or ChannelOrders.rgb).value]
+    )
+    with progress_bar("Evaluating") as on_batch:
+        accuracies = measure(
+            network,
+            data,
+            split=split,
+            channel_orders=orders,
+            img_size=img_size,
+            crop_pct=crop_pct,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
+            device=_usable(device),
+            amp=amp,
+            on_batch=on_batch,
+        )
+    document = {
+        "model": model or str(checkpoint),
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "data": str(data),
+        "preprocessing": resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct}),
+        "amp": amp,
+        **versions(device),
+        "results": [describe(accuracy) for accuracy in accuracies],
+    }
+    if channel_order is ChannelOrders.both:
+        document["better"] = better_order(accuracies)
+    if out:
+        rows = [{"model": document["model"], "data": str(data), **row} for row in document["results"]]
+        write_results(out, "evaluate", document, rows)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+        return
+    for accuracy in accuracies:
+        typer.echo(
+            f"{accuracy.channel_order}: top-1 {accuracy.top1:.2f} % (± {accuracy.standard_error:.2f}), "
+            f"top-5 {accuracy.top5:.2f} %, {accuracy.images:,} images"
+        )
+    if channel_order is ChannelOrders.both:
+        file = checkpoint if checkpoint and not checkpoint.is_dir() else None
+        typer.echo(_verdict(document["better"], file))
+
+
+def describe(accuracy: "Accuracy") -> dict[str, Any]:
+    """An accuracy as it is stored, in percent, with its standard error."""
+    from dataclasses import asdict
+
+    return {**asdict(accuracy), "top1_standard_error": accuracy.standard_error}
+
+
+def versions(device: str) -> dict[str, str]:
+    """Where and with what something is measured."""
+    import timm
+    import torch
+
+    from .._version import __version__
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return {"device": name, "torch": torch.__version__, "timm": timm.__version__, "timm_mobilevit": __version__}
+
+
+@contextmanager
+def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, if it is a terminal; gives the function that moves it to so many of all."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)  # stdout holds nothing but the result
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _load_model(name: str, checkpoint: Path | None, *, as_it_is: bool) -> "nn.Module":
+    from ._checkpoint import model_from_file
+    from ._registry import split_name
+    from .predict import _load_model as load
+
+    if checkpoint and as_it_is and not checkpoint.is_dir():
+        arch, tag = split_name(name)
+        return model_from_file(checkpoint, arch, tag=tag, channel_order="rgb")  # "rgb" reverses nothing
+    return load(name, checkpoint, True)
+
+
+def _verdict(better: str | None, file: Path | None) -> str:
+    if better is None:
+        return "better: undecided, the difference is within twice its standard error; use more images"
+    if file is None:
+        return f"better: {better}"
+    return f"better: {better}; convert {file} with --channel-order {better}"
