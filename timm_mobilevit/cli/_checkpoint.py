@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -96,3 +97,33 @@ def model_from_directory(path: Path) -> nn.Module:
     except SafetensorError as error:
         raise ValueError(f"the weights in {path} cannot be read, perhaps they are truncated: {error}") from error
     return model
+
+
+def load_model(name: str, checkpoint: Path | None, pretrained: bool) -> nn.Module:
+    """Build the model that a command is about.
+
+    Args:
+        name: ``architecture`` or ``architecture.tag``; may be empty for a directory.
+        checkpoint: File or directory with the weights; None for the published ones.
+        pretrained: Whether to load the published weights where there is no checkpoint.
+
+    Raises:
+        FileNotFoundError: If the weights are neither there nor to be had.
+        ValueError: If they cannot be read, or are another architecture's.
+    """
+    if checkpoint and checkpoint.is_dir():
+        arch = architecture_of_directory(checkpoint)
+        if name and split_name(name)[0] != arch:
+            raise ValueError(f"{checkpoint} holds {arch}, not {name}")
+        return model_from_directory(checkpoint)
+    arch, tag = split_name(name)
+    if checkpoint:
+        return model_from_file(checkpoint, arch, tag=tag)
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=pretrained)
+    except LocalEntryNotFoundError as error:  # its message names neither the model nor a way out
+        raise FileNotFoundError(
+            f"the weights of {name} are not in the cache and cannot be downloaded; connect to the internet, or name a "
+            "file that you have with --checkpoint"
+        ) from error
+    return network

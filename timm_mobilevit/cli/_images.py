@@ -96,10 +96,10 @@ def classify(
     if channels not in modes:
         raise ValueError(f"images have one channel or three, but this model takes {channels}")
     transform = create_transform(**config)
-    model = model.eval().to(_usable(device))
+    model = model.eval().to(usable_device(device))
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        loaded = [_load(path, modes[channels], transform) for path in batch]
+        loaded = [load_image(path, modes[channels], transform) for path in batch]
         tensors = [item for item in loaded if isinstance(item, Tensor)]
         guesses = iter(_top(model, torch.stack(tensors).to(device), names, topk)) if tensors else iter(())
         for path, item in zip(batch, loaded, strict=True):
@@ -109,14 +109,14 @@ def classify(
                 yield Prediction(str(path), error=item)
 
 
-def _usable(device: str) -> torch.device:
+def usable_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: built without CUDA
         raise ValueError(f"device {device!r} cannot be used here: {error}") from error
 
 
-def _load(path: Path, mode: str, transform: Any) -> Tensor | str:
+def load_image(path: Path, mode: str, transform: Any) -> Tensor | str:
     """The image as the model takes it, or why it cannot be read."""
     try:
         with Image.open(path) as image:

@@ -53,22 +53,22 @@ def attention(
     from timm.data import create_transform, resolve_input_data_config
 
     from ..attention_maps import attention_maps, draw_stage
-    from ._images import _load, find_images
-    from .predict import _load_model
+    from ._checkpoint import load_model
+    from ._images import find_images, load_image
 
     files = find_images(images)
     stems = [file.stem for file in files]
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise ValueError(f"several images are called {twice}; their pictures would overwrite each other")
-    network = _load_model(model, checkpoint, True).eval()
+    network = load_model(model, checkpoint, True).eval()
     config = resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct})
     transform: Any = create_transform(**config)
     mode = "L" if config["input_size"][0] == 1 else "RGB"
     out.mkdir(parents=True, exist_ok=True)
     failed = False
     for file in files:
-        loaded = _load(file, mode, transform)
+        loaded = load_image(file, mode, transform)
         if isinstance(loaded, str):
             print_error(f"{file}: {loaded}")
             failed = True

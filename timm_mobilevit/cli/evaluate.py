@@ -85,7 +85,7 @@ def evaluate(
 
     from ..evaluate import better_order, write_results
     from ..evaluate import evaluate as measure
-    from ._images import _usable
+    from ._images import usable_device
 
     network = _load_model(model, checkpoint, as_it_is=channel_order is not None)
     orders: Any = (
@@ -102,7 +102,7 @@ def evaluate(
             limit=limit,
             batch_size=batch_size,
             workers=workers,
-            device=_usable(device),
+            device=usable_device(device),
             amp=amp,
             on_batch=on_batch,
         )
@@ -165,14 +165,13 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _load_model(name: str, checkpoint: Path | None, *, as_it_is: bool) -> "nn.Module":
-    from ._checkpoint import model_from_file
+    from ._checkpoint import load_model, model_from_file
     from ._registry import split_name
-    from .predict import _load_model as load
 
     if checkpoint and as_it_is and not checkpoint.is_dir():
         arch, tag = split_name(name)
         return model_from_file(checkpoint, arch, tag=tag, channel_order="rgb")  # "rgb" reverses nothing
-    return load(name, checkpoint, True)
+    return load_model(name, checkpoint, True)
 
 
 def _verdict(better: str | None, file: Path | None) -> str:

@@ -127,14 +127,14 @@ def export(
 
 
 def _load_model(name: str, checkpoint: Path | None, random_weights: bool) -> "nn.Module":
-    from .predict import _load_model as load
+    from ._checkpoint import load_model
 
     directory = Path(name.removeprefix("local-dir:"))
     if directory.is_dir():
         if checkpoint or random_weights:
             raise ValueError(f"{directory} holds weights of its own; to use others, name the architecture")
-        return load("", directory, True)
-    network = load(name, checkpoint, not random_weights)
+        return load_model("", directory, True)
+    network = load_model(name, checkpoint, not random_weights)
     if checkpoint or random_weights:
         cfg: Any = network.pretrained_cfg
         for key in ("tag", "license", "origin_url"):  # they say nothing about these weights

@@ -11,8 +11,6 @@ import typer
 from ._errors import print_error
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ._images import Prediction
 
 EXAMPLES = (
@@ -69,11 +67,12 @@ def predict(
         raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
     if checkpoint and not pretrained:
         raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
+    from ._checkpoint import load_model
     from ._images import classify, find_images
     from ._labels import class_names
 
     files = find_images(images)
-    network = _load_model(model, checkpoint, pretrained)
+    network = load_model(model, checkpoint, pretrained)
     if not network.num_classes:
         raise ValueError(f"{checkpoint or model} has no classifier, so it cannot name what is in an image")
     predictions = classify(
@@ -89,31 +88,6 @@ def predict(
     _show(results, model or str(checkpoint), as_json)
     if any(result.error for result in results):
         raise typer.Exit(1)
-
-
-def _load_model(name: str, checkpoint: Path | None, pretrained: bool) -> "nn.Module":
-    import timm
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    from ._checkpoint import architecture_of_directory, model_from_directory, model_from_file
-    from ._registry import split_name
-
-    if checkpoint and checkpoint.is_dir():
-        arch = architecture_of_directory(checkpoint)
-        if name and split_name(name)[0] != arch:
-            raise ValueError(f"{checkpoint} holds {arch}, not {name}")
-        return model_from_directory(checkpoint)
-    arch, tag = split_name(name)
-    if checkpoint:
-        return model_from_file(checkpoint, arch, tag=tag)
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained)
-    except LocalEntryNotFoundError as error:  # its message names neither the model nor a way out
-        raise FileNotFoundError(
-            f"the weights of {name} are not in the cache and cannot be downloaded; connect to the internet, or name a "
-            "file that you have with --checkpoint"
-        ) from error
-    return network
 
 
 def _with_progress_bar(predictions: "Iterator[Prediction]", total: int) -> "list[Prediction]":

@@ -59,11 +59,11 @@ def verify(
         typer.echo("\n".join(_dense_commands(only)))
         return
     from ..evaluate import evaluate, write_results
-    from ._images import _usable
+    from ._images import usable_device
     from ._registry import find_names
 
     options: dict[str, Any] = {"split": split, "limit": limit, "batch_size": batch_size, "workers": workers}
-    where = _usable(device)
+    where = usable_device(device)
     document: dict[str, Any] = {"data": str(data), "amp": amp, **versions(device), "rows": [], "absent": []}
     for name in find_names(only, tags=True):
         try:
