@@ -49,9 +49,9 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
             num_classes=num_classes,
             in_channels=in_channels,
             norm_cfg=norm_cfg or {"type": "BN"},
-            anchor_generator=anchor_generator or {"type": "SSDLiteAnchorGenerator"},
+            anchor_generator=anchor_generator or {"type": "mmdet.SSDLiteAnchorGenerator"},
             bbox_coder=bbox_coder
-            or {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2], "clip_border": False},
+            or {"type": "mmdet.DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2], "clip_border": False},
             **kwargs,
         )
 
