@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from timm.data import ImageDataset, create_transform, get_img_extensions, resolve_data_config
 
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -111,10 +112,10 @@ def quantize_onnx(
 class _Reader:
     """What ONNX Runtime reads calibration data from."""
 
-    def __init__(self, feeds: Iterator[dict[str, np.ndarray]]) -> None:
+    def __init__(self, feeds: Iterator[dict[str, NDArray[np.float32]]]) -> None:
         self.feeds = feeds
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         return next(self.feeds, None)
 
 
@@ -156,7 +157,7 @@ def _open_folder(folder: Path, config: dict[str, Any]) -> ImageDataset:
         ) from error
 
 
-def _draw(dataset: ImageDataset, count: int) -> Iterator[np.ndarray]:
+def _draw(dataset: ImageDataset, count: int) -> Iterator[NDArray[np.float32]]:
     """Images [1, channels, height, width], drawn evenly: a folder of classes is in their order."""
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset)), dtype=int):
         try:
