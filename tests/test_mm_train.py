@@ -108,6 +108,12 @@ def last_metrics(folder):
     return {key: value for key, value in json.loads(file.read_text()).items() if not key.endswith("time")}
 
 
+def last_validation(folder):
+    """What validation in training gave last: its metrics, the step, and times."""
+    *_, file = sorted((folder / "work").glob("*/vis_data/scalars.json"))  # one per start, named by its time
+    return json.loads(file.read_text().splitlines()[-1])
+
+
 def predictions(folder):
     masks = sorted((folder / "out").glob("*.png"))
     if masks:
@@ -138,6 +144,12 @@ def test_killed_run_resumes_on_the_same_curve(run, scenes, request, tmp_path):
     resumed = losses(tmp_path)
     assert [step for step, _ in resumed] == [step for step, _ in unbroken]
     np.testing.assert_allclose([loss for _, loss in resumed], [loss for _, loss in unbroken], rtol=1e-4)
+    expected, validated = (
+        {key: value for key, value in last_validation(folder).items() if not key.endswith("time")}
+        for folder in (run, tmp_path)
+    )
+    assert len(expected) > 1  # more than the step
+    assert validated == pytest.approx(expected, rel=1e-2, abs=1e-2)
 
 
 def test_testing_twice_gives_what_training_measured(run, tmp_path):
@@ -151,8 +163,7 @@ def test_testing_twice_gives_what_training_measured(run, tmp_path):
     assert metrics[0] == metrics[1]
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
-    (file,) = (run / "work").glob("*/vis_data/scalars.json")
-    validated = json.loads(file.read_text().splitlines()[-1])
+    validated = last_validation(run)
     assert {key: validated[key] for key in metrics[0]} == pytest.approx(metrics[0])
 
 
