@@ -272,7 +272,7 @@ class SeparableMobileViTBlock(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def attend_rows(self, x: Tensor) -> Tensor:
-        """The same with the phases gathered in rows: slower in PyTorch, but a third less operators in an export."""
+        """The same with the phases gathered in rows: it costs copies in PyTorch, and an export fewer operators."""
         height, width = x.shape[-2], x.shape[-1]
         x = phases_to_rows(x, self.patch_h, self.patch_w)  # [B, d, P, N]
         for layer in self.transformer:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from timm.data.dataset import ImageDataset
 from timm.task import ClassificationEvaluator
 from torch import nn
 
+from ._files import replacing
 from .pretrained import ChannelOrder
 
 _UNREADABLE = -1  # instead of the number of a class
@@ -181,14 +181,9 @@ def write_results(out: Path, name: str, document: Mapping[str, Any], rows: Seque
     writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    out.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(document, indent=2) + "\n"), (".csv", table.getvalue())):
-        temporary = out / f".{name}{suffix}.{os.getpid()}"
-        try:
+        with replacing(out / f"{name}{suffix}") as temporary:
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, out / f"{name}{suffix}")
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 class _WholeFolder(ImageDataset):  # type: ignore[misc]

@@ -68,7 +68,10 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in_chs, H, W] to [B, out_chs, H', W']."""
-        x = self.conv(x)
+        return self.finish(self.conv(x))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Apply the norm and the activation to what the convolution returns."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self.act(self.bn(x))  # type: ignore[no-any-return]
         else:
@@ -95,8 +98,4 @@ class Stem(ConvNormAct):
                 f"{list(x.shape)}; convert the images or build the model with in_chans equal to their channels"
             )
         # TorchScript knows no super().forward(x).
-        x = self.conv(x)
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return self.act(self.bn(x))  # type: ignore[no-any-return]
-        else:
-            return norm_act(self.bn, self.act, x)
+        return self.finish(self.conv(x))

@@ -28,16 +28,15 @@ def norm_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
         >>> torch.allclose(norm_act(norm, act, x), act(norm(x)))
         True
     """
-    if not _are_plain(norm, act) or is_traced():
-        return act(norm(x))  # type: ignore[no-any-return]
-    if not torch.is_grad_enabled():
-        return F.silu(norm(x), inplace=True)  # nobody else holds what the norm returns
-    if not _can_join(norm, x):
-        return act(norm(x))  # type: ignore[no-any-return]
-    norm.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
-    return _BatchNormSiLU.apply(  # type: ignore[no-any-return, no-untyped-call]
-        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
-    )
+    if _are_plain(norm, act) and not is_traced():
+        if not torch.is_grad_enabled():
+            return F.silu(norm(x), inplace=True)  # nobody else holds what the norm returns
+        if _can_join(norm, x):
+            norm.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
+            return _BatchNormSiLU.apply(  # type: ignore[no-any-return, no-untyped-call]
+                x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
+            )
+    return act(norm(x))  # type: ignore[no-any-return]
 
 
 def _are_plain(norm: nn.Module, act: nn.Module) -> bool:
@@ -81,10 +80,8 @@ class _BatchNormSiLU(torch.autograd.Function):
         x, weight, bias, mean, inv_std = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # somebody will differentiate the gradients: these formulas can be
-            inputs = (x, weight, bias)
-            with torch.enable_grad():
-                out = F.silu(F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps))
-            chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
+            out = F.silu(F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps))
+            chosen = [tensor for tensor, want in zip((x, weight, bias), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(out, chosen, grads, create_graph=True))
             return *(next(found) if want else None for want in wanted), None, None, None, None
         out = F.batch_norm(x, mean, inv_std.pow(-2), weight, bias, training=False, eps=0.0)

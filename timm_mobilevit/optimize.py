@@ -90,8 +90,8 @@ class ImageWise(nn.Module):
 class PointwiseConv2d(nn.Module):
     """A 1×1 convolution that runs in oneDNN where that is faster.
 
-    On one CPU thread PyTorch sends a 1×1 convolution of a single image to a routine of its own, which is up to a fifth
-    slower on large maps. A dilated one always goes to oneDNN, and a kernel of one pixel has nothing to dilate.
+    On one CPU thread PyTorch sends a 1×1 convolution of a single image to a routine of its own, which is slower on
+    large maps. A dilated one always goes to oneDNN, and a kernel of one pixel has nothing to dilate.
 
     Args:
         conv: The convolution; its parameters are shared.

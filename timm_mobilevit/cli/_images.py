@@ -110,6 +110,11 @@ def classify(
 
 
 def usable_device(device: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ValueError: If it cannot be used here.
+    """
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: built without CUDA

@@ -1,10 +1,10 @@
 """Writing checkpoints that MMDetection's and MMSegmentation's tools load."""
 
-import os
 from pathlib import Path
 
 import torch
 
+from .._files import replacing
 from ..checkpoint import read_checkpoint
 from ..configs import find_config
 from ..pretrained import ChannelOrder
@@ -35,10 +35,5 @@ def write_mm_checkpoint(
     from ..mm.convert import convert_for
 
     state_dict = convert_for(path, read_checkpoint(src), channel_order)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with replacing(out) as temporary:
         torch.save({"state_dict": state_dict, "meta": {}}, temporary)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -29,12 +29,16 @@ def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
         >>> find_names("*_1_5.*22k*", tags=True)
         ['mobilevitv2_1_5.cvnets_in22k_ft_in1k', 'mobilevitv2_1_5.cvnets_in22k_ft_in1k_384']
     """
-    wildcards = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    names = timm.list_models(wildcards, module=MODULE, include_tags=tags)
+    names = timm.list_models(as_wildcards(pattern), module=MODULE, include_tags=tags)
     if not names:
         raise ValueError(f"nothing matches {pattern!r}; `timm-mobilevit list` shows all")
     # timm's own order is alphabetical: s, xs, xxs and 1_5 before 1_25.
     return sorted(names, key=list(WEIGHTS if tags else VARIANTS).index)
+
+
+def as_wildcards(pattern: str) -> str:
+    """The wildcards that a pattern of :func:`find_names` means."""
+    return pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
 
 
 def split_name(name: str) -> tuple[str, str]:

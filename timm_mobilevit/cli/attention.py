@@ -1,13 +1,13 @@
 """``timm-mobilevit attention``."""
 
 import itertools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._errors import print_error
+from ._options import Checkpoint, CropPct, Images, ImgSize, Model, check_model_is_named
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,37 +21,25 @@ EXAMPLES = (
 
 
 def attention(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")],
+    images: Images,
     out: Annotated[Path, typer.Option(help="Folder to write IMAGE-stage3.png, -stage4.png and -stage5.png to.")],
-    model: Annotated[
-        str, typer.Option(help="Architecture or architecture.tag; not needed with a directory as --checkpoint.")
-    ] = "",
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights to use instead of the published ones: a file in any format that `convert` knows, or a "
-            "directory written by `convert`."
-        ),
-    ] = None,
+    model: Model = "",
+    checkpoint: Checkpoint = None,
     phases: Annotated[
         bool, typer.Option("--phases", help="Add a row for each pixel phase: attention never mixes them.")
     ] = False,
-    img_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")
-    ] = None,
-    crop_pct: Annotated[
-        float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")
-    ] = None,
+    img_size: ImgSize = None,
+    crop_pct: CropPct = None,
 ) -> None:
     """Draw what each transformer stage attends to: red more than even attention, blue less.
 
     For v1 and v3-S, -XS and -XXS a pixel shows how much attention it gets; for v2 and v3-1.0, -0.75 and -0.5 its
     context score. Images that cannot be read are reported and left out; the exit code is then 1.
     """
-    if not model and not (checkpoint and checkpoint.is_dir()):
-        raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
+    check_model_is_named(model, checkpoint)
     from timm.data import create_transform, resolve_input_data_config
 
+    from .._files import replacing
     from ..attention_maps import attention_maps, draw_stage
     from ._checkpoint import load_model
     from ._images import find_images, load_image
@@ -65,7 +53,6 @@ def attention(
     config = resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct})
     transform: Any = create_transform(**config)
     mode = "L" if config["input_size"][0] == 1 else "RGB"
-    out.mkdir(parents=True, exist_ok=True)
     failed = False
     for file in files:
         loaded = load_image(file, mode, transform)
@@ -77,12 +64,8 @@ def attention(
         maps = attention_maps(network, loaded[None])
         for stage, layers in itertools.groupby(maps, key=lambda m: m.stage):
             target = out / f"{file.stem}-stage{stage}.png"
-            temporary = out / f".{target.name}.{os.getpid()}.png"
-            try:
+            with replacing(target) as temporary:
                 draw_stage(seen, list(layers), phases=phases).save(temporary, optimize=True)
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
             typer.echo(target)
     if failed:
         raise typer.Exit(1)

@@ -1,6 +1,5 @@
 """``timm-mobilevit card``."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +31,7 @@ def card(
         raise typer.BadParameter("--push and --checkpoint go together: the weights are uploaded with their card")
     if push and out:
         raise typer.BadParameter("--push and --out exclude each other")
+    from .._files import replacing
     from ..card import model_card, push_model
     from ._registry import find_names
 
@@ -42,12 +42,7 @@ def card(
         typer.echo(str(model_card(model)))
         return
     names = find_names(model, tags=True)
-    out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        temporary = out / f".{name}.{os.getpid()}"
-        try:
+        with replacing(out / f"{name}.md") as temporary:
             temporary.write_text(str(model_card(name)), encoding="utf-8")
-            os.replace(temporary, out / f"{name}.md")
-        finally:
-            temporary.unlink(missing_ok=True)
     typer.echo(f"Wrote {len(names)} cards to {out}.")

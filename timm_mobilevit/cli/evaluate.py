@@ -9,6 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._options import (
+    Amp,
+    BatchSize,
+    Checkpoint,
+    CropPct,
+    Device,
+    ImgSize,
+    Json,
+    Limit,
+    Model,
+    Split,
+    Workers,
+    check_model_is_named,
+)
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -29,30 +44,10 @@ class ChannelOrders(str, Enum):
     both = "both"
 
 
-# What `verify` takes too.
-Split = Annotated[str, typer.Option(help="Folder of DATA to take, where it holds one per split; finds `val` too.")]
-Limit = Annotated[
-    int | None, typer.Option(min=1, help="Classify so many images only, at even distances.", show_default=False)
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
-Device = Annotated[str, typer.Option(help="Where to run, as torch names devices.")]
-Amp = Annotated[bool, typer.Option("--amp", help="Run in bfloat16 where autocast says so.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder with one folder of images per class, or with one per split.")],
-    model: Annotated[
-        str, typer.Option(help="Architecture or architecture.tag; not needed with a directory as --checkpoint.")
-    ] = "",
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights to use instead of the published ones: a file in any format that `convert` knows, or a "
-            "directory written by `convert`."
-        ),
-    ] = None,
+    model: Model = "",
+    checkpoint: Checkpoint = None,
     split: Split = "validation",
     channel_order: Annotated[
         ChannelOrders | None,
@@ -62,12 +57,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    img_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")
-    ] = None,
-    crop_pct: Annotated[
-        float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")
-    ] = None,
+    img_size: ImgSize = None,
+    crop_pct: CropPct = None,
     limit: Limit = None,
     batch_size: BatchSize = 64,
     workers: Workers = 2,
@@ -79,8 +70,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure top-1 and top-5 accuracy with the preprocessing that belongs to the weights."""
-    if not model and not (checkpoint and checkpoint.is_dir()):
-        raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
+    check_model_is_named(model, checkpoint)
     from timm.data import resolve_input_data_config
 
     from ..evaluate import better_order, write_results

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._errors import print_error
+from ._options import BatchSize, Checkpoint, CropPct, Device, Images, ImgSize, Json, Model, check_model_is_named
 
 if TYPE_CHECKING:
     from ._images import Prediction
@@ -23,17 +24,9 @@ EXAMPLES = (
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")],
-    model: Annotated[
-        str, typer.Option(help="Architecture or architecture.tag; not needed with a directory as --checkpoint.")
-    ] = "",
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights to use instead of the published ones: a file in any format that `convert` knows, such as "
-            "timm's model_best.pth.tar, or a directory written by `convert`."
-        ),
-    ] = None,
+    images: Images,
+    model: Model = "",
+    checkpoint: Checkpoint = None,
     pretrained: Annotated[
         bool,
         typer.Option(
@@ -49,22 +42,17 @@ def predict(
             "directory records, or ImageNet's."
         ),
     ] = None,
-    img_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")
-    ] = None,
-    crop_pct: Annotated[
-        float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 16,
-    device: Annotated[str, typer.Option(help="Where to run, as torch names devices.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    img_size: ImgSize = None,
+    crop_pct: CropPct = None,
+    batch_size: BatchSize = 16,
+    device: Device = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Classify images with the preprocessing that belongs to the weights.
 
     Images that cannot be read are reported and left out; the exit code is then 1.
     """
-    if not model and not (checkpoint and checkpoint.is_dir()):
-        raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
+    check_model_is_named(model, checkpoint)
     if checkpoint and not pretrained:
         raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
     from ._checkpoint import load_model

@@ -1,6 +1,5 @@
 """``timm-mobilevit recipe``."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -45,17 +44,13 @@ def copy(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Copy a recipe to a file of your own, for timm's train.py --config FILE."""
+    from .._files import replacing
     from ..recipes import find_recipe
 
     recipe = find_recipe(name)
     out = out or Path(recipe.name)
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; choose another name with --out, or overwrite it with --force")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with replacing(out) as temporary:
         temporary.write_bytes(recipe.read_bytes())
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     typer.echo(out)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._errors import print_error
-from .evaluate import Amp, BatchSize, Device, Json, Limit, Split, Workers, describe, progress_bar, versions
+from ._options import Amp, BatchSize, Device, Json, Limit, Split, Workers
+from .evaluate import describe, progress_bar, versions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -189,13 +190,13 @@ def _dense_commands(pattern: str) -> Iterator[str]:
 
     from ..configs import FOLDER
     from ..fetch.naming import CHECKPOINT
+    from ._registry import as_wildcards
 
-    wildcards = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     models = [
         (metafile.parts[-3], model)
         for metafile in sorted(FOLDER.glob("*/*/metafile.yml"))
         for model in yaml.safe_load(metafile.read_text(encoding="utf-8"))["Models"]
-        if fnmatch.fnmatchcase(model["Name"], wildcards)
+        if fnmatch.fnmatchcase(model["Name"], as_wildcards(pattern))
     ]
     if not models:
         raise ValueError(f"no config matches {pattern!r}; `timm-mobilevit config` shows all")

@@ -26,8 +26,7 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> torch.export.Ex
         >>> program.module()(torch.rand(1, 3, 64, 64)).shape
         torch.Size([1, 10])
     """
-    if len(input_size) != 3 or any(not isinstance(n, int) or n < 1 for n in input_size):
-        raise ValueError(f"input_size must be channels, height and width, such as (3, 256, 256); got {input_size!r}")
+    check_input_size(input_size)
     image = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
     model = copy.deepcopy(model).cpu().float().eval()
     with torch.inference_mode():
@@ -38,8 +37,15 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> torch.export.Ex
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)  # torch.export, about torch's own code
         program = torch.export.export(optimized, (image,))
-        for node in program.graph.nodes:
-            if "memory_format" in node.kwargs:
-                node.kwargs = {**node.kwargs, "memory_format": torch.contiguous_format}
-        decomposed: torch.export.ExportedProgram = program.run_decompositions({})  # derives the layouts anew
+        decomposed: torch.export.ExportedProgram = program.run_decompositions({})
     return decomposed
+
+
+def check_input_size(input_size: tuple[int, int, int]) -> None:
+    """Refuse what is not channels, height and width.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if len(input_size) != 3 or any(not isinstance(n, int) or n < 1 for n in input_size):
+        raise ValueError(f"input_size must be channels, height and width, such as (3, 256, 256); got {input_size!r}")

@@ -3,12 +3,12 @@
 import os
 import shutil
 import sysconfig
-import tempfile
 import warnings
 from pathlib import Path
 
 from torch import nn
 
+from .._files import replacing
 from ._program import trace
 
 
@@ -49,10 +49,5 @@ def export_executorch(
         warnings.filterwarnings("ignore", r"guard_size_oblivious", FutureWarning)
         executable = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        temporary = Path(scratch) / path.name
-        with temporary.open("wb") as file:
-            executable.write_to_file(file)
-        os.replace(temporary, path)
+    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        executable.write_to_file(file)

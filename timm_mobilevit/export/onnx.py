@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._files import replacing
 from ..optimize import optimize_for_inference
+from ._program import check_input_size
 
 OLDEST_OPSET = 18  # what torch's exporter writes; it only converts to others
 TOLERANCE = 1e-4  # of the standard deviation of an output
@@ -37,7 +39,7 @@ def export_onnx(
     Its metadata hold what ``pretrained_cfg`` says of the architecture, the preprocessing and the class names, each as
     JSON.
 
-    A file for any image size has about a fifth more nodes, which compute sizes. Where the size is known, fix it.
+    A file for any image size has more nodes, which compute sizes. Where the size is known, fix it.
 
     Args:
         model: A timm model, a ``features_only`` one, or a network of ``timm_mobilevit.export.mm``.
@@ -64,8 +66,7 @@ def export_onnx(
         (3, 10)
     """
     _require("onnx", "onnxscript", "onnxruntime")
-    if len(input_size) != 3 or any(not isinstance(n, int) or n < 1 for n in input_size):
-        raise ValueError(f"input_size must be channels, height and width, such as (3, 256, 256); got {input_size!r}")
+    check_input_size(input_size)
     if opset < OLDEST_OPSET:
         raise ValueError(f"opset must be {OLDEST_OPSET} or newer, got {opset}")
 
@@ -87,16 +88,10 @@ def export_onnx(
     )
     program.model.metadata_props.update(_metadata(model, input_size))
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(Path(path)) as temporary:
         program.save(temporary, external_data=False)
         if check:
             check_onnx(temporary, reference, shapes)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_onnx(path: str | os.PathLike[str], model: nn.Module, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -204,7 +199,7 @@ def _translate(
         warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)  # torch's exporter, about torch's own code
         try:
             # The exporter that goes through torch.export: the older one writes each computation with a size as a chain
-            # of nodes, five times as many in all.
+            # of nodes.
             return torch.onnx.export(
                 model,
                 (images,),

@@ -1,0 +1,39 @@
+"""Options that several subcommands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")]
+Model = Annotated[
+    str, typer.Option(help="Architecture or architecture.tag; not needed with a directory as --checkpoint.")
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights to use instead of the published ones: a file in any format that `convert` knows, such as "
+        "timm's model_best.pth.tar, or a directory written by `convert`."
+    ),
+]
+ImgSize = Annotated[int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")]
+CropPct = Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")]
+Split = Annotated[str, typer.Option(help="Folder of DATA to take, where it holds one per split; finds `val` too.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Classify so many images only, at even distances.", show_default=False)
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
+Device = Annotated[str, typer.Option(help="Where to run, as torch names devices.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Run in bfloat16 where autocast says so.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def check_model_is_named(model: str, checkpoint: Path | None) -> None:
+    """Refuse a call that leaves open which model is meant.
+
+    Raises:
+        typer.BadParameter: If there is neither a name nor a directory that knows it.
+    """
+    if not model and not (checkpoint and checkpoint.is_dir()):
+        raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
