@@ -67,7 +67,7 @@ def calls(model, images):
 def output_from_weights(module, args):
     """The output of an attention module, from its recomputed attention and its own values."""
     if isinstance(module, MultiHeadAttention):
-        (x,) = args
+        x, *_ = args
         batch, length, dim = x.shape
         value = module.qkv(x)[..., 2 * dim :].reshape(batch, length, module.num_heads, -1).transpose(1, 2)
         out = attention_weights(module, x) @ value

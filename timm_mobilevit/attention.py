@@ -27,7 +27,7 @@ class MultiHeadAttention(nn.Module):
         ValueError: If ``dim`` is no multiple of ``num_heads``.
 
     Shape:
-        Input and output [batch, N, dim].
+        Input and output [batch, N, dim], or [batch·N, dim] with N given.
 
     Example:
         >>> import torch
@@ -54,19 +54,22 @@ class MultiHeadAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend over the N tokens of each sequence in [batch, N, dim]."""
-        batch, length, dim = x.shape
+    def forward(self, x: Tensor, length: int | None = None) -> Tensor:
+        """Attend over the tokens of each sequence, ``length`` of them: N where the sequences lie in one row."""
+        shape = x.shape
+        dim = shape[-1]
+        if length is None:
+            length = shape[-2]
         head_dim = dim // self.num_heads
         if is_exporting():  # other runtimes know no fused attention: the fewest plain operators
-            qkv = self.qkv(x).reshape(batch, length, 3 * self.num_heads, head_dim)
+            qkv = self.qkv(x).reshape(-1, length, 3 * self.num_heads, head_dim)
             q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
             x = ((q * head_dim**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
         else:
-            qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, head_dim)
+            qkv = self.qkv(x).reshape(-1, length, 3, self.num_heads, head_dim)
             q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [batch, heads, N, d / heads]
             x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
-        x = x.transpose(1, 2).reshape(batch, length, dim)
+        x = x.transpose(1, 2).reshape(shape)
         return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]
 
 
@@ -190,7 +193,7 @@ class TransformerLayer(nn.Module):
         dtype: Data type of the parameters.
 
     Shape:
-        Input and output [batch, N, dim].
+        Input and output [batch, N, dim], or [batch·N, dim] with N given.
 
     Example:
         >>> import torch
@@ -219,9 +222,9 @@ class TransformerLayer(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim, drop=proj_drop, device=device, dtype=dtype)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens [batch, N, dim] to tokens of the same shape."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, length: int | None = None) -> Tensor:
+        """Map tokens to tokens of the same shape; ``length`` is N where the sequences lie in one row."""
+        x = x + self.drop_path(self.attn(self.norm1(x), length))
         return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 

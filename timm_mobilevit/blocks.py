@@ -125,20 +125,18 @@ class MobileViTBlock(nn.Module):
         self.v3_fusion = v3_fusion
         self.conv_kxk = ConvNormAct(dim, dim, 3, groups=dim if v3_fusion else 1, device=device, dtype=dtype)
         self.conv_1x1 = nn.Conv2d(dim, transformer_dim, 1, bias=False, device=device, dtype=dtype)
-        self.transformer = nn.Sequential(
-            *(
-                TransformerLayer(
-                    transformer_dim,
-                    num_heads=num_heads,
-                    mlp_ratio=mlp_ratio,
-                    attn_drop=attn_drop,
-                    proj_drop=proj_drop,
-                    drop_path=drop_path,
-                    device=device,
-                    dtype=dtype,
-                )
-                for _ in range(transformer_depth)
+        self.transformer = nn.ModuleList(
+            TransformerLayer(
+                transformer_dim,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                attn_drop=attn_drop,
+                proj_drop=proj_drop,
+                drop_path=drop_path,
+                device=device,
+                dtype=dtype,
             )
+            for _ in range(transformer_depth)
         )
         self.norm = nn.LayerNorm(transformer_dim, eps=1e-5, device=device, dtype=dtype)
         self.conv_proj = ConvNormAct(transformer_dim, dim, 1, device=device, dtype=dtype)
@@ -166,8 +164,12 @@ class MobileViTBlock(nn.Module):
         x = resize_to_patches(x, self.patch_h, self.patch_w, align_corners=False)
         x = x.permute(0, 2, 3, 1)  # [B, H', W', d]
         tokens = unfold_phases(x, self.patch_h, self.patch_w)  # [P·B, N, d]
-        tokens = self.norm(self.transformer(tokens))
-        x = fold_phases(tokens, self.patch_h, self.patch_w, x.shape[1], x.shape[2])
+        length = tokens.shape[1]
+        if is_exporting():  # in one row: other runtimes add the bias in the matrix product then
+            tokens = tokens.flatten(0, 1)  # [P·B·N, d]
+        for layer in self.transformer:
+            tokens = layer(tokens, length)
+        x = fold_phases(self.norm(tokens), self.patch_h, self.patch_w, x.shape[1], x.shape[2])
         x = x.permute(0, 3, 1, 2)  # [B, d, H', W']
         return resize(x, height, width, align_corners=False)
 

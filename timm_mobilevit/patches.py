@@ -102,7 +102,7 @@ def fold_phases(tokens: Tensor, patch_h: int, patch_w: int, height: int, width: 
     """Put tokens back in their places: the inverse of :func:`unfold_phases`.
 
     Args:
-        tokens: Tokens [P·B, N, C].
+        tokens: Tokens [P·B, N, C] or [P·B·N, C].
         patch_h: Height of a patch.
         patch_w: Width of a patch.
         height: Height of the map.
