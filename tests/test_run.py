@@ -57,7 +57,7 @@ def is_main():
 
 print(json.dumps({
     "argv": sys.argv,
-    "path": sys.path,
+    "path": [entry for entry in sys.path if not os.path.basename(entry).startswith("tmp")],  # torch 2.7 adds one
     "names": [str(globals()[f"__{name}__"]) for name in ("name", "file", "package", "spec", "builtins")],
     "loader": type(__loader__).__name__,
     "code": is_main.__code__.co_filename,
