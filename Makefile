@@ -51,7 +51,7 @@ test-min:  ## run the core tests with the oldest versions allowed
 	.venv-min/bin/python -m pip install --quiet --no-build-isolation -c tests/floors.txt -e .
 	.venv-min/bin/python -m pytest -m "not long" --ignore-glob='tests/*mm*' --ignore=timm_mobilevit/mm \
 	    --ignore=timm_mobilevit/export/mm.py --ignore=timm_mobilevit/export/onnx.py \
-	    --ignore=timm_mobilevit/export/quantize.py -k "not configs_can_be_named and not export_with_dynamic"
+	    --ignore=timm_mobilevit/export/quantize.py -k "not export_with_dynamic"
 
 audit: $(VENV)/.installed-dev  ## look for known vulnerabilities in what is installed
 	$(BIN)/pip-audit --skip-editable

@@ -71,9 +71,14 @@ def _coreml(model: nn.Module, size: int, folder: Path) -> None:
 
 
 def _executorch(model: nn.Module, size: int, folder: Path) -> None:
+    from executorch.runtime import Runtime
+
     from timm_mobilevit.export.executorch import export_executorch
 
-    export_executorch(model, folder / "model.pte", input_size=(3, size, size))
+    path = folder / "model.pte"
+    export_executorch(model, path, input_size=(3, size, size))
+    method = Runtime.get().load_program(path).load_method("forward")
+    _compare(lambda images: method.execute([images])[0], model, [(1, size, size)])
 
 
 # Name: heading, how to do it, the packages that matter.
