@@ -8,7 +8,7 @@ GPU less.
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +22,7 @@ from ._memory import peak_extra_bytes, resident_bytes
 from ._onnx import count_nodes, export_ours, export_timm, quantize, run
 from ._peers import OPTIMIZED, OURS, TIMM, TRANSFORMERS, build, build_family, build_timm, check_agreement
 from ._progress import progress
-from ._results import RESULTS, file_name, origin, write
+from ._results import RESULTS, file_name, origin, read, write
 from ._steps import TrainingStep, compile_network, compiler, inference, make_images, place
 from ._timing import interleave, ratios, spread
 
@@ -333,10 +333,16 @@ def _row(target: Target, conditions: Conditions, found: Comparison | None, note:
     }
 
 
+def _key(row: Mapping[str, object]) -> tuple[str, ...]:
+    """What a row is about."""
+    return tuple(str(row[column]) for column in ("what", "network", "batch", "peer"))
+
+
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = default_device(),
     rounds: Annotated[int, typer.Option(min=1, help="Samples of each.")] = 5,
     seconds: Annotated[float, typer.Option(min=0, help="Length of a sample.")] = 0.3,
+    only: Annotated[str, typer.Option(help="Start of the kind of aim: measure those again, keep today's others.")] = "",
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the CSV file.")] = RESULTS,
 ) -> None:
     """Measure every aim that is set for a device."""
@@ -346,13 +352,19 @@ def main(
         raise typer.BadParameter(str(error)) from error
     conditions = Conditions(device, rounds=rounds, seconds=seconds)
     targets = [target for target in TARGETS if target.device == device]
+    wanted = [target for target in targets if target.what.startswith(only)]
+    if not wanted:
+        raise typer.BadParameter(f"expected the start of {', '.join(dict.fromkeys(t.what for t in targets))}")
     path = out / file_name("targets", device, [conditions.dtype])
-    rows: list[dict[str, object]] = []
-    with progress(len(targets)) as begin:
-        for row in measure(targets, conditions, begin):
-            rows.append(row)
-            write(rows, path)  # a run that is cut short leaves what it has
-    for row in rows:
+    rows: dict[tuple[str, ...], dict[str, object]] = {}
+    if only and path.exists():
+        rows = {_key(row): dict(row) for row in read(path)}
+    order = [(target.what, target.network, str(target.batch), target.peer) for target in targets]
+    with progress(len(wanted)) as begin:
+        for row in measure(wanted, conditions, begin):
+            rows[_key(row)] = row
+            write([rows[key] for key in order if key in rows], path)  # a run that is cut short leaves what it has
+    for row in rows.values():
         typer.echo(
             f"{row['what']}, {row['network']}, batch {row['batch']}: {row['ratio']} ({row['target']}) {row['note']}"
         )

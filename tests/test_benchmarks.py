@@ -338,6 +338,31 @@ def test_targets_command(command, tmp_path, monkeypatch):
     assert len(read(path)) == sum(target.device == "cpu" for target in targets.TARGETS)
 
 
+def test_targets_measured_again_replace_their_rows(command, tmp_path, monkeypatch):
+    def measure_as(ours):
+        def measure(wanted, conditions, begin):
+            for target in wanted:
+                found = targets.Comparison(ours, 2.0, "ms", [2.0 / ours], "")
+                yield targets._row(target, conditions, found, "") | targets.origin("cpu")
+
+        monkeypatch.setattr(targets, "measure", measure)
+        return ("--device", "cpu", "--out", tmp_path)
+
+    assert command(targets.main, *measure_as(1.0)).exit_code == 0
+    (path,) = tmp_path.iterdir()
+    first = read(path)
+    assert command(targets.main, *measure_as(0.5), "--only", "training").exit_code == 0
+    for old, new in zip(first, read(path), strict=True):
+        assert new == old | (
+            {"ours": "0.5", "ratio": "4.000", "ratio_q1": "4.000", "ratio_q3": "4.000", "reached": "yes"}
+            if old["what"] == targets.TRAINING
+            else {}
+        )
+    result = command(targets.main, "--device", "cpu", "--out", tmp_path, "--only", "sleeping")
+    assert result.exit_code == 2
+    assert "expected the start of" in result.output
+
+
 def test_every_target_has_a_measurement():
     assert {target.what for target in targets.TARGETS} == set(targets._MEASUREMENTS)
     assert {target.device for target in targets.TARGETS} == set(make_tables._DEVICES)
