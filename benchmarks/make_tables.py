@@ -7,6 +7,7 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -19,6 +20,7 @@ from timm_mobilevit.pretrained import WEIGHTS, Weights
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+Row = Mapping[str, str]
 
 
 def models() -> str:
@@ -98,18 +100,45 @@ def _target(target: Target, rows: list[dict[str, str]]) -> str:
 
 def latency() -> str:
     """The table of milliseconds per image of every model, from the newest measurements."""
-    path = newest("latency", "cpu")
+    return _milliseconds(
+        "latency",
+        "models",
+        ["model"],
+        lambda row: (f"`{row['network']}`",),
+        lambda row: f"{row['runtime']}, {_threads(row)}",
+    )
+
+
+def runtimes() -> str:
+    """The table of milliseconds per image in every runtime, from the newest measurements."""
+    return _milliseconds(
+        "latency-runtimes",
+        "runtimes",
+        ["network", "from", "on"],
+        lambda row: (f"`{row['network']}`", row["source"], _threads(row)),
+        lambda row: row["runtime"],
+    )
+
+
+def _milliseconds(
+    bench: str, preset: str, titles: list[str], place: Callable[[Row], tuple[str, ...]], column: Callable[[Row], str]
+) -> str:
+    path = newest(bench, "cpu")
     if path is None:
-        return "Not measured: `python -m benchmarks.latency`."
+        return f"Not measured: `python -m benchmarks.latency --preset {preset}`."
     rows = read(path)
-    columns = list(dict.fromkeys((row["runtime"], row["threads"]) for row in rows))
-    titles = [f"{runtime}, {threads} thread{'s' if threads != '1' else ''}" for runtime, threads in columns]
-    lines = ["| ms, batch 1 | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(columns)]
-    for network in dict.fromkeys(row["network"] for row in rows):
-        times = {(row["runtime"], row["threads"]): row["ms"] for row in rows if row["network"] == network}
-        cells = (times.get(column) or _NOT_MEASURED for column in columns)
-        lines.append(f"| `{network}` | {' | '.join(cells)} |")
+    columns = list(dict.fromkeys(map(column, rows)))
+    times: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        times.setdefault(place(row), {})[column(row)] = row["ms"]
+    lines = [f"| {' | '.join(titles + columns)} |", "|---" * len(titles) + "|" + "---:|" * len(columns)]
+    for cells, found in times.items():
+        lines.append(f"| {' | '.join([*cells, *(found.get(name) or '' for name in columns)])} |")
     return "\n".join((*lines, "", _origin(rows[0], path)))
+
+
+def _threads(row: Row) -> str:
+    return f"{row['threads']} thread{'s' if row['threads'] != '1' else ''}"
 
 
 def throughput() -> str:
@@ -184,6 +213,7 @@ TABLES = {
     "dense": dense,
     "targets": targets,
     "latency": latency,
+    "runtimes": runtimes,
     "throughput": throughput,
     "figures": figures,
     "quantization": quantization,

@@ -401,6 +401,7 @@ def results(tmp_path_factory):
         V1, runtimes=("eager", "optimized"), with_timm=False, size=64, threads=(1, 2), rounds=1, seconds=0
     )
     write(rows + [row | {"runtime": "onnxruntime"} for row in rows], results / file_name("latency", "cpu", ["fp32"]))
+    write(rows, results / file_name("latency-runtimes", "cpu", ["fp32"]))
     rows = []
     for batch, size in ((2, 64), (2, 128), (4, 64)):
         setting = throughput.Setting(batch=batch, size=size, networks=(V2,))
@@ -432,6 +433,8 @@ def test_tables_of_measurements(measured):
     assert f"| `{V1}` |" in make_tables.latency()
     assert "eager, 1 thread | " in make_tables.latency()
     assert "optimized, 2 threads" in make_tables.latency()
+    assert make_tables.runtimes().startswith("| network | from | on | eager | optimized |")
+    assert f"| `{V1}` | ours | 2 threads |" in make_tables.runtimes()
     assert f"| inference | `{V2}` | {TIMM} | 4 |" in make_tables.throughput()
     assert "--preset cuda" in make_tables.throughput()
     assert "docs/accuracy_latency.svg" in make_tables.figures()
