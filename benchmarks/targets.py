@@ -2,8 +2,7 @@
 
 A row per aim: ours against a peer with the same weights, timed in turns in one process. Each ratio says how many times
 longer the peer takes, memory and nodes how many times as much it needs: above 1, ours is better. All is done on one
-CPU thread; with ``--device cuda`` the aims for a GPU are measured. On a CPU that takes about 20 minutes, on a current
-GPU less.
+CPU thread; with ``--device cuda`` the aims for a GPU are measured. On a CPU it takes 12 to 20 minutes.
 """
 
 import copy

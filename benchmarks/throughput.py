@@ -1,8 +1,8 @@
 """Images per second and peak memory, ours against others: ``python -m benchmarks.throughput --preset cpu``.
 
 All networks of a setting are timed in turns in one process; implementations of the same network have the same weights.
-Results go to ``benchmarks/results/``, rewritten after every setting. On a CPU the preset ``cpu`` takes about
-half an hour, ``cpu-compiled`` a quarter; on a current GPU each of theirs takes under 10 minutes.
+Results go to ``benchmarks/results/``, rewritten after every setting. On a CPU the preset ``cpu`` takes a
+quarter of an hour.
 """
 
 from collections.abc import Callable
