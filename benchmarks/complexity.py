@@ -5,7 +5,8 @@ figures equal those recorded from the reference implementations. Published ones 
 counts attention over N tokens of width C as N·C² instead of N²·C.
 
 ``--by-kind`` splits them, and the activations, by kind of layer: ``python -m benchmarks.complexity --by-kind --model
-mobilevitv1_s``. Activations are the elements of all tensors that the layers write for one image.
+mobilevitv1_s``. Activations are the elements of all tensors that the layers write for one image. ``--optimized`` counts
+what ``timm_mobilevit.optimize_for_inference`` makes of the models.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import timm_mobilevit  # noqa: F401  registers the models
+import timm_mobilevit
 
 from ._operators import record
 
@@ -54,19 +55,22 @@ class Complexity:
     activations: int = 0
 
 
-def count(name: str, height: int = 256, width: int = 256) -> tuple[int, int]:
+def count(name: str, height: int = 256, width: int = 256, *, optimized: bool = False) -> tuple[int, int]:
     """Count the parameters of a model, and its multiply-accumulates for one image.
 
     Args:
         name: Name of a model.
         height: Height of the image, in pixels.
         width: Width of the image.
+        optimized: Whether to count what runs after ``optimize_for_inference``.
 
     Example:
         >>> count("mobilevitv3_xxs")
         (1249448, 332163072)
     """
     model = timm.create_model(name, device="meta").eval()
+    if optimized:
+        model = timm_mobilevit.optimize_for_inference(model)
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, height, width, device="meta"))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
@@ -108,7 +112,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--img-size", type=int, default=256, help="side of the square image, in pixels")
     parser.add_argument("--model", action="append", help="a model; can be repeated; all by default")
-    parser.add_argument("--by-kind", action="store_true", help="split by kind of layer")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--by-kind", action="store_true", help="split by kind of layer")
+    what.add_argument("--optimized", action="store_true", help="count what runs after optimize_for_inference")
     arguments = parser.parse_args()
     size = arguments.img_size
     known = timm.list_models(module="mobilevit_zoo")
@@ -125,7 +131,7 @@ def main() -> None:
             for kind, row in {**kinds, "total": Complexity(*map(sum, columns))}.items():
                 print(f"  {kind:18} {row.parameters:12,} {row.macs / 1e6:10,.1f} {row.activations / 1e6:16,.2f}")
         else:
-            parameters, macs = count(name, size, size)
+            parameters, macs = count(name, size, size, optimized=arguments.optimized)
             print(f"{name:20} {parameters:12,} {macs / 1e6:10,.1f}")
 
 

@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import itertools
 import math
+import os
 import shutil
 
 import pytest
@@ -289,6 +290,20 @@ def test_targets_in_torch():
     assert rows[4]["reached"] == "yes"
 
 
+def test_targets_in_a_process_of_their_own():
+    threads = torch.get_num_threads()
+    conditions = targets.Conditions("cpu", size=64, rounds=1, seconds=0)
+    assert targets.afresh(_process, V2, threads, conditions) == {("process", V2): os.getpid()}
+    (row,) = targets.measure(aims((targets.MEMORY, TIMM, 0.5)), conditions, run_measurement=targets.afresh)
+    assert row["reached"] == "yes"
+
+
+def _process(network, threads, conditions):
+    """The parent's number, in place of a measurement; from a child that has its threads."""
+    assert torch.get_num_threads() == threads
+    return {("process", network): os.getppid()}
+
+
 @pytest.mark.long
 def test_targets_in_onnx():
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -326,7 +341,7 @@ def test_a_target_without_its_package_is_noted(monkeypatch):
 def test_targets_command(command, tmp_path, monkeypatch):
     """Every row is written as soon as it is there."""
 
-    def measure(wanted, conditions, begin):
+    def measure(wanted, conditions, begin, run_measurement):
         for target in wanted:
             begin(target.what)
             yield targets._row(target, conditions, targets.Comparison(1.0, 2.0, "ms", [2.0], ""), "") | {"note": ""}
@@ -341,7 +356,7 @@ def test_targets_command(command, tmp_path, monkeypatch):
 
 def test_targets_measured_again_replace_their_rows(command, tmp_path, monkeypatch):
     def measure_as(ours):
-        def measure(wanted, conditions, begin):
+        def measure(wanted, conditions, begin, run_measurement):
             for target in wanted:
                 found = targets.Comparison(ours, 2.0, "ms", [2.0 / ours], "")
                 yield targets._row(target, conditions, found, "") | targets.origin("cpu")

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-import timm_mobilevit  # noqa: F401
+from timm_mobilevit import norm_act
 from timm_mobilevit.layers import ConvNormAct
 
 NAMES = timm.list_models(module="mobilevit_zoo")
@@ -41,6 +41,28 @@ def test_equals_the_two_modules():
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
     for (name, ours), theirs in zip(layer.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 6, 5), (3, 8, 1, 7), (5, 8, 9, 1)])
+@pytest.mark.parametrize("values", [1, 40, 90, 300, 10**6])  # parts of a row, rows, an image, some images, all
+def test_pieces_add_up_to_the_whole(shape, values, monkeypatch):
+    monkeypatch.setattr(norm_act, "_PIECE", values)
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(shape[1]).double()
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias)
+    x = (3 * torch.randn(shape, dtype=torch.double) + 1).to(memory_format=torch.channels_last).requires_grad_()
+    grad = torch.randn(shape, dtype=torch.double)  # in the other layout
+    inputs = [x, norm.weight, norm.bias]
+    expected = torch.autograd.grad(nn.functional.silu(norm(x)), inputs, grad)
+    split = []
+    monkeypatch.setattr(norm_act, "_by_pieces", lambda *args, f=norm_act._by_pieces: split.append(f(*args)) or split[0])
+    for ours, theirs in zip(
+        torch.autograd.grad(norm_act.norm_act(norm, nn.SiLU(), x), inputs, grad), expected, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert split
+    assert split[0][0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_differentiates_twice():

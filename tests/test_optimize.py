@@ -5,8 +5,11 @@ import timm
 import torch
 from torch import nn
 
+from benchmarks.complexity import count
 from timm_mobilevit import optimize_for_inference
-from timm_mobilevit.optimize import ImageWise
+from timm_mobilevit.attention_maps import attention_maps
+from timm_mobilevit.optimize import ImageWise, PointwiseConv2d
+from timm_mobilevit.variants import get_variant
 
 NAMES = timm.list_models(module="mobilevit_zoo")
 
@@ -22,6 +25,10 @@ def build(name: str, **kwargs) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.3, 0.3)
     return model
+
+
+def convolutions(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, (nn.Conv2d, PointwiseConv2d))]
 
 
 def assert_equal(ours: torch.Tensor, expected: torch.Tensor) -> None:
@@ -61,6 +68,40 @@ def test_optimizes_twice_and_from_training_mode():
     once = optimize_for_inference(model.train())
     assert_equal(once(x), expected)
     assert_equal(optimize_for_inference(once)(x), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_are_joined_where_that_saves_work(name):
+    model = build(name, num_classes=10)
+    fast = optimize_for_inference(model)
+    whole = convolutions(fast.stages.early) + convolutions(fast.stages.late)
+    each = convolutions(fast.stages.stages)
+    # The stages of v2 end without activation or shortcut; so does the first stage of all that are named by a width,
+    # and there alone the convolution in between is not narrower than both its neighbours.
+    block = get_variant(name).block
+    joined = {"v1": 0, "v2": 3, "v3": 0, "v3_separable": 1}[block]
+    assert len(each) - len(whole) == joined
+    assert len({conv.weight for conv in whole} - {conv.weight for conv in each}) == joined  # the others are shared
+    saved = count(name, 64, 64)[1] - count(name, 64, 64, optimized=True)[1]
+    assert (saved > 0) == (joined > 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_map_of_each_stage_is_still_to_be_had(name):
+    model = build(name, num_classes=10).double()
+    fast = optimize_for_inference(model)
+    x = torch.rand(2, 3, 72, 64, dtype=torch.double)
+    with torch.inference_mode():
+        last, maps = fast.forward_intermediates(x)
+        expected_last, expected_maps = model.forward_intermediates(x)
+        torch.testing.assert_close(fast.forward_features(x), expected_last)
+        for ours, expected in zip((last, *maps), (expected_last, *expected_maps), strict=True):
+            torch.testing.assert_close(ours, expected)
+        for ours, expected in zip(attention_maps(fast, x), attention_maps(model, x), strict=True):
+            assert (ours.stage, ours.layer) == (expected.stage, expected.layer)
+            torch.testing.assert_close(ours.scores, expected.scores)
+        fast.prune_intermediate_layers([1])
+        torch.testing.assert_close(fast.forward_features(x), expected_maps[1])
 
 
 def test_whole_batches_where_others_order_the_work():

@@ -66,8 +66,11 @@ class MultiHeadAttention(nn.Module):
             q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
             x = ((q * head_dim**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
         else:
-            qkv = self.qkv(x).reshape(-1, length, 3, self.num_heads, head_dim)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [batch, heads, N, d / heads]
+            # Split first, into heads then: the backward pass joins three pieces that lie as the gradients do.
+            q, k, v = self.qkv(x).reshape(-1, length, 3 * dim).split(dim, dim=-1)  # each [batch, N, d]
+            q = q.unflatten(-1, (self.num_heads, head_dim)).transpose(1, 2)  # [batch, heads, N, d / heads]
+            k = k.unflatten(-1, (self.num_heads, head_dim)).transpose(1, 2)
+            v = v.unflatten(-1, (self.num_heads, head_dim)).transpose(1, 2)
             x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
         x = x.transpose(1, 2).reshape(shape)
         return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]

@@ -5,8 +5,9 @@ weights are computed again from the inputs of the attention modules: the network
 attention does not return them.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,8 +127,9 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
         raise ValueError("expected a model in evaluation mode; call model.eval() first")
     maps: list[AttentionMap] = []
     handles = []
-    for stage, block in enumerate(blocks, start=_FIRST_STAGE):
-        recorder = _Recorder(maps, stage, block)
+    stages = itertools.count(_FIRST_STAGE)  # counted as they run: an optimized network also holds blocks that do not
+    for block in blocks:
+        recorder = _Recorder(maps, stages, block)
         handles.append(block.register_forward_pre_hook(recorder.enter))
         for module in block.modules():
             if isinstance(module, (MultiHeadAttention, SeparableAttention)):
@@ -143,9 +145,12 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
 class _Recorder:
     """Adds the maps of one block while it runs."""
 
-    def __init__(self, maps: list[AttentionMap], stage: int, block: MobileViTBlock | SeparableMobileViTBlock) -> None:
+    def __init__(
+        self, maps: list[AttentionMap], stages: Iterator[int], block: MobileViTBlock | SeparableMobileViTBlock
+    ) -> None:
         self.maps = maps
-        self.stage = stage
+        self.stages = stages
+        self.stage = 0
         self.patch = (block.patch_h, block.patch_w)
         self.size = (0, 0)
         self.layer = 0
@@ -155,6 +160,7 @@ class _Recorder:
         height, width = args[0].shape[-2:]
         patch_h, patch_w = self.patch
         self.size = (math.ceil(height / patch_h) * patch_h, math.ceil(width / patch_w) * patch_w)
+        self.stage = next(self.stages)
         self.layer = 0
 
     def record(self, module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -11,7 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .blocks import InvertedResidual
+from .joined_stages import JoinedStages
 from .layers import ConvNormAct, Stem
+from .model import MobileViT
 from .norm_act import is_traced
 
 
@@ -45,8 +47,10 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
             f"expected a MobileViT of timm_mobilevit or a network that contains one, got {type(model).__name__}"
         )
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    fold_norms(model)
+    if isinstance(model, MobileViT) and type(model.stages) is nn.Sequential:
+        model.stages = JoinedStages(model.stages)  # type: ignore[assignment]  # it gives the single stages as well
     for module in model.modules():
-        _fold_norm(module)
         for name, child in module.named_children():
             if isinstance(child, (nn.Dropout, DropPath)):
                 setattr(module, name, nn.Identity())
@@ -129,6 +133,12 @@ class PointwiseConv2d(nn.Module):
 
 def _all_inverted_residuals(stage: nn.Sequential) -> bool:
     return len(stage) > 0 and all(isinstance(block, InvertedResidual) for block in stage)
+
+
+def fold_norms(model: nn.Module) -> None:
+    """Fold every batch norm of a network in evaluation mode into the convolution before it."""
+    for module in model.modules():
+        _fold_norm(module)
 
 
 def _fold_norm(module: nn.Module) -> None:
