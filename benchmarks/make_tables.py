@@ -16,6 +16,7 @@ from benchmarks import exports, plots
 from benchmarks._results import newest, read
 from benchmarks.complexity import count
 from benchmarks.targets import TARGETS, Target
+from benchmarks.throughput import PRESETS
 from timm_mobilevit.pretrained import WEIGHTS, Weights
 
 ROOT = Path(__file__).parents[1]
@@ -142,32 +143,41 @@ def _threads(row: Row) -> str:
 
 
 def throughput() -> str:
-    """The tables of images per second at 256² and the largest batch, from the newest measurements on each device."""
+    """The tables of images per second at 256² and the largest batch, from the newest measurements of each preset."""
     parts = []
-    for device, conditions in _DEVICES.items():
-        path = newest("throughput", device)
+    for preset in PRESETS:
+        device, _, kind = preset.partition("-")
+        path = newest("-".join(filter(None, ("throughput", kind))), device)
         if path is None:
-            parts.append(f"On {conditions}: {_NOT_MEASURED}, `python -m benchmarks.throughput --preset {device}`.")
-            continue
-        rows = [row for row in read(path) if row["size"] == "256" and row["layout"] == "channels_last"]
-        threads = f"{rows[0]['threads']} threads" if rows[0]["threads"] != "1" else "one thread"
-        kind = f"{rows[0]['dtype']}, {threads}" if device == "cpu" else f"{rows[0]['dtype']} autocast"
-        lines = [
-            "| | network | from | batch | images/s (quartiles) | ours is faster | peak MiB | of the roofline |",
-            "|---|---|---|---:|---:|---:|---:|---:|",
-        ]
-        for task in dict.fromkeys(row["task"] for row in rows):
-            of_task = [row for row in rows if row["task"] == task and row["dtype"] == rows[0]["dtype"]]
-            batch = str(max(int(row["batch"]) for row in of_task))
-            lines += [
-                f"| {task} | `{row['network']}` | {row['source']} | {batch} "
-                f"| {row['images_per_s']} ({row['images_per_s_q1']}–{row['images_per_s_q3']}) "
-                f"| {_times(row['ours_faster'])} | {row['peak_mib']} | {_percent(row['roofline_share'])} |"
-                for row in of_task
-                if row["batch"] == batch
-            ]
-        parts.append("\n".join((*lines, "", f"{kind}, channels_last, eager. {_origin(rows[0], path)}")))
+            where = f"On {_DEVICES[device]}{f', {kind}' if kind else ''}"
+            parts.append(f"{where}: {_NOT_MEASURED}, `python -m benchmarks.throughput --preset {preset}`.")
+        else:
+            parts.append(_throughput(path, device))
     return "\n\n".join(parts)
+
+
+def _throughput(path: Path, device: str) -> str:
+    rows = [row for row in read(path) if row["size"] == "256" and row["layout"] == "channels_last"]
+    rows = [row for row in rows if row["dtype"] == rows[0]["dtype"]]
+    lines = [
+        "| | network | from | batch | images/s (quartiles) | ours is faster | peak MiB | of the roofline |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        of_task = [row for row in rows if row["task"] == task]
+        batch = str(max(int(row["batch"]) for row in of_task))
+        lines += [
+            f"| {task} | `{row['network']}` | {row['source']} | {batch} "
+            f"| {row['images_per_s']} ({row['images_per_s_q1']}–{row['images_per_s_q3']}) "
+            f"| {_times(row['ours_faster'])} | {row['peak_mib']} | {_percent(row['roofline_share'])} |"
+            for row in of_task
+            if row["batch"] == batch
+        ]
+    dtype, mode = rows[0]["dtype"], rows[0]["mode"]
+    conditions = dtype if dtype == "fp32" else f"{dtype} autocast"
+    if device == "cpu":
+        conditions += ", one thread" if rows[0]["threads"] == "1" else f", {rows[0]['threads']} threads"
+    return "\n".join((*lines, "", f"{conditions}, channels_last, {mode}. {_origin(rows[0], path)}"))
 
 
 def _times(gain: str) -> str:

@@ -81,7 +81,12 @@ TARGETS = (
         for batch, ratio in goals.items()
     ),
     Target("cpu", INT8, "mobilevitv2_1_0", 1, FP32, 1.6),
-    *(Target("cpu", INFERENCE, network, batch, TRANSFORMERS, 1.5) for network in _NETWORKS for batch in (1, 16)),
+    *(
+        Target("cpu", what, network, batch, TRANSFORMERS, 1.5)
+        for what in (DEFAULT_LAYOUT, INFERENCE)
+        for network in _NETWORKS
+        for batch in (1, 16)
+    ),
     *(
         Target("cuda", what, network, 256, peer, ratio)
         for what, peer, ratio in (
@@ -170,13 +175,12 @@ def _inference(network: str, batch: int, conditions: Conditions) -> Found:
             placed = place(copy.deepcopy(module), layout, conditions.device)
             calls[source, layout] = inference(placed, images, conditions.dtype)
     samples = conditions.time(calls)
-    found = {
-        (INFERENCE, peer): _compare(samples, OPTIMIZED, peer, conditions.layouts)
-        for peer in (TIMM, TRANSFORMERS)
-        if any(key[0] == peer for key in samples)
-    }
-    if "nchw" in conditions.layouts:
-        found[DEFAULT_LAYOUT, TIMM] = _compare(samples, OPTIMIZED, TIMM, ["nchw"])
+    found = {}
+    for peer in (TIMM, TRANSFORMERS):
+        if peer in family:
+            found[INFERENCE, peer] = _compare(samples, OPTIMIZED, peer, conditions.layouts)
+            if "nchw" in conditions.layouts:
+                found[DEFAULT_LAYOUT, peer] = _compare(samples, OPTIMIZED, peer, ["nchw"])
     return found
 
 
@@ -362,7 +366,7 @@ def _key(row: Mapping[str, object]) -> tuple[str, ...]:
 
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = default_device(),
-    rounds: Annotated[int, typer.Option(min=1, help="Samples of each.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Samples of each.")] = 9,
     seconds: Annotated[float, typer.Option(min=0, help="Length of a sample.")] = 0.3,
     only: Annotated[str, typer.Option(help="Start of the kind of aim: measure those again, keep today's others.")] = "",
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the CSV file.")] = RESULTS,

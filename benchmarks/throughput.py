@@ -92,6 +92,7 @@ PRESETS = {
         *grid(size=(128, 192, 320, 384, 512)),
         *grid(batch=(4,)),
     ],
+    "cpu-autocast": grid(dtype=("bf16",), task=("inference", "training"), batch=(8,), networks=(_PAIRS,)),
     "cpu-compiled": grid(mode=("compiled",), batch=(1, 16), networks=(_PAIRS,)),
     "cuda": [
         *grid(task=("inference", "training"), dtype=("bf16",), batch=(256,)),
@@ -231,7 +232,11 @@ def main(
         settings = PRESETS[preset] if preset else grid(**given, networks=(tuple(network or _PAIRS),))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    bench = "throughput-compiled" if all(setting.mode == "compiled" for setting in settings) else "throughput"
+    if preset:
+        kind = preset.partition("-")[2]
+    else:
+        kind = "compiled" if all(setting.mode == "compiled" for setting in settings) else ""
+    bench = "-".join(filter(None, ("throughput", kind)))
     path = out / file_name(bench, device, [setting.dtype for setting in settings])
     rows: list[dict[str, object]] = []
     with progress(len(settings)) as begin:

@@ -189,7 +189,7 @@ def test_throughput_command(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "all"), "expected a preset of cpu, cpu-compiled"),
+        (("--preset", "all"), "expected a preset of cpu, cpu-autocast"),
         (("--task", "sleeping"), "expected one of inference, training, got 'sleeping'"),
         (("--network", "mobilevitv9"), "got 'mobilevitv9'"),
         (("--device", "tpu"), "expected the device cpu or cuda, got 'tpu'"),

@@ -1,7 +1,8 @@
 """Batch norm and SiLU as one step of training: the same numbers, a quarter less memory (benchmarks/targets.py).
 
 As two modules they keep two maps for the backward pass, the norm's input and the activation's. Here only the norm's
-input is kept; the activation's is one cheap formula of it and computed again.
+input is kept; the activation's is one cheap formula of it and computed again. On a CPU that happens piece by piece, in
+the cache.
 """
 
 from typing import Any
@@ -84,7 +85,7 @@ class _BatchNormSiLU(torch.autograd.Function):
             chosen = [tensor for tensor, want in zip((x, weight, bias), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(out, chosen, grads, create_graph=True))
             return *(next(found) if want else None for want in wanted), None, None, None, None
-        gradients = _by_pieces if _pays_by_pieces(x) else _at_once
+        gradients = _by_pieces if _pays_by_pieces(x, weight) else _at_once
         computed = gradients(grads[0], x, weight, bias, mean, inv_std, ctx.eps)
         return *(grad if want else None for grad, want in zip(computed, wanted, strict=True)), None, None, None, None
 
@@ -133,9 +134,13 @@ def _by_pieces(
 _PIECE = 2**17  # values; half a MiB in float32, so that three of them fit in a core's cache
 
 
-def _pays_by_pieces(x: Tensor) -> bool:
-    """Whether the rows of an image lie together, on a device that has caches to keep them in."""
-    return x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+def _pays_by_pieces(x: Tensor, weight: Tensor) -> bool:
+    """Whether the rows of an image lie together, on a device that has caches to keep them in.
+
+    Under autocast the parameters stay float32. PyTorch's own kernel mixes the two types in one go, and its maps are
+    half as large.
+    """
+    return x.device.type == "cpu" and x.dtype == weight.dtype and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _pieces(x: Tensor) -> list[Tensor]:

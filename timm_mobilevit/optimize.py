@@ -21,7 +21,9 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     """Fold batch norms into convolutions, drop what only training needs, and lay the weights out channels-last.
 
     Activations work in place, and on a CPU the stem and the stages before the first MobileViT block run image by
-    image: their maps then stay in the cache, which those of a whole batch do not.
+    image: their maps then stay in the cache, which those of a whole batch do not. The stages of a classifier run as
+    one (``timm_mobilevit.joined_stages``), so forward hooks on its blocks are not called; ``forward_intermediates``
+    returns the map of each stage as ever.
 
     Args:
         model: A model of this package, or a network that contains one, such as a detector or segmentor of
