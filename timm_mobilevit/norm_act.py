@@ -1,8 +1,8 @@
 """Batch norm and SiLU as one step of training: the same numbers, a quarter less memory (benchmarks/targets.py).
 
 As two modules they keep two maps for the backward pass, the norm's input and the activation's. Here only the norm's
-input is kept; the activation's is one cheap formula of it and computed again. On a CPU that happens piece by piece, in
-the cache.
+input is kept; the activation's is one cheap formula of it and computed again. On a CPU the gradients of a batch take
+one new map instead of two.
 """
 
 from typing import Any
@@ -85,62 +85,45 @@ class _BatchNormSiLU(torch.autograd.Function):
             chosen = [tensor for tensor, want in zip((x, weight, bias), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(out, chosen, grads, create_graph=True))
             return *(next(found) if want else None for want in wanted), None, None, None, None
-        gradients = _by_pieces if _pays_by_pieces(x, weight) else _at_once
-        computed = gradients(grads[0], x, weight, bias, mean, inv_std, ctx.eps)
-        return *(grad if want else None for grad, want in zip(computed, wanted, strict=True)), None, None, None, None
-
-
-Gradients = tuple[Tensor, Tensor, Tensor]  # of the map, the weight and the bias
-
-
-def _at_once(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inv_std: Tensor, eps: float
-) -> Gradients:
-    out = F.batch_norm(x, mean, inv_std.pow(-2), weight, bias, training=False, eps=0.0)
-    grad = torch.ops.aten.silu_backward.grad_input(grad, out, grad_input=out)
-    return torch.ops.aten.native_batch_norm_backward(  # type: ignore[no-any-return]
-        grad, x, weight, None, None, mean, inv_std, True, eps, (True, True, True)
-    )
-
-
-def _by_pieces(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inv_std: Tensor, eps: float
-) -> Gradients:
-    """The same in pieces that stay in the cache: fewer trips to memory, and one new map instead of two.
-
-    New maps are dear on a CPU. The system takes those of a whole batch back each time, and clears their pages again.
-    """
-    var = inv_std.pow(-2)
-    grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.zeros_like(mean), torch.zeros_like(mean)
-    pieces = list(zip(_pieces(grad_x), _pieces(x), strict=True))
-    for (g, piece), above in zip(pieces, _pieces(grad), strict=True):
-        out = F.batch_norm(piece, mean, var, weight, bias, training=False, eps=0.0)
-        torch.ops.aten.silu_backward.grad_input(above, out, grad_input=g)
-        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            g, piece, weight, None, None, mean, inv_std, True, eps, (False, True, True)
+        out = F.batch_norm(x, mean, inv_std.pow(-2), weight, bias, training=False, eps=0.0)
+        grad = torch.ops.aten.silu_backward.grad_input(grads[0], out, grad_input=out)
+        in_place = wanted[0] and _pays_in_place(x, weight)
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, mean, inv_std, True, ctx.eps, (wanted[0] and not in_place, True, True)
         )
-        grad_weight += of_weight
-        grad_bias += of_bias
-    # g is the gradient of the norm's output, n the number of values per channel (arXiv:1502.03167, Section 3):
-    # weight · inv_std · (g - grad_bias / n - (x - mean) · inv_std · grad_weight / n). All but g is a norm of x.
-    scale = weight * inv_std
-    share = -scale / (x.numel() // x.shape[1])
-    for g, piece in pieces:
-        rest = F.batch_norm(piece, mean, var, share * grad_weight, share * grad_bias, training=False, eps=0.0)
-        torch.addcmul(rest, g, scale[:, None, None], out=g)
-    return grad_x, grad_weight, grad_bias
+        if in_place:
+            grad_x = _through_norm_(grad, x, weight, mean, inv_std, grad_weight, grad_bias)
+        return grad_x, grad_weight if wanted[1] else None, grad_bias if wanted[2] else None, None, None, None, None
 
 
-_PIECE = 2**17  # values; half a MiB in float32, so that three of them fit in a core's cache
+def _pays_in_place(x: Tensor, weight: Tensor) -> bool:
+    """Whether a new map is dearer than a few more trips to the cache.
 
-
-def _pays_by_pieces(x: Tensor, weight: Tensor) -> bool:
-    """Whether the rows of an image lie together, on a device that has caches to keep them in.
-
-    Under autocast the parameters stay float32. PyTorch's own kernel mixes the two types in one go, and its maps are
-    half as large.
+    It is on a CPU, where the system takes the maps of a whole batch back each time and clears their pages again. Rows
+    of an image must lie together. Under autocast maps are half as large, and only PyTorch's own kernel mixes types in
+    one go.
     """
     return x.device.type == "cpu" and x.dtype == weight.dtype and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _through_norm_(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inv_std: Tensor, grad_weight: Tensor, grad_bias: Tensor
+) -> Tensor:
+    """Turn the gradient of a batch norm's output into that of its input x, in place, by pieces that stay in the cache.
+
+    With n values per channel (arXiv:1502.03167, Section 3) it is
+    weight · inv_std · (grad - grad_bias / n - (x - mean) · inv_std · grad_weight / n): all but grad is a norm of x.
+    """
+    scale = weight * inv_std
+    share = -scale / (x.numel() // x.shape[1])
+    var, weight, bias = inv_std.pow(-2), share * grad_weight, share * grad_bias
+    for part, x_part in zip(_pieces(grad), _pieces(x), strict=True):
+        rest = F.batch_norm(x_part, mean, var, weight, bias, training=False, eps=0.0)
+        torch.addcmul(rest, part, scale[:, None, None], out=part)
+    return grad
+
+
+_PIECE = 2**18  # values: a MiB in float32
 
 
 def _pieces(x: Tensor) -> list[Tensor]:
