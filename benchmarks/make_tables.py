@@ -16,7 +16,7 @@ from benchmarks import exports, plots
 from benchmarks._results import newest, read
 from benchmarks.complexity import count
 from benchmarks.targets import TARGETS, Target
-from benchmarks.throughput import PRESETS
+from benchmarks.throughput import PRESETS, bench_name
 from timm_mobilevit.pretrained import WEIGHTS, Weights
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +147,7 @@ def throughput() -> str:
     parts = []
     for preset in PRESETS:
         device, _, kind = preset.partition("-")
-        path = newest("-".join(filter(None, ("throughput", kind))), device)
+        path = newest(bench_name(preset), device)
         if path is None:
             where = f"On {_DEVICES[device]}{f', {kind}' if kind else ''}"
             parts.append(f"{where}: {_NOT_MEASURED}, `python -m benchmarks.throughput --preset {preset}`.")

@@ -106,6 +106,18 @@ PRESETS = {
     ),
 }
 
+
+def bench_name(preset: str) -> str:
+    """What the results of a preset are filed under.
+
+    Example:
+        >>> bench_name("cpu"), bench_name("cuda-compiled")
+        ('throughput', 'throughput-compiled')
+    """
+    _, dash, kind = preset.partition("-")
+    return f"throughput{dash}{kind}"
+
+
 # Largest difference between implementations, in standard deviations of the logits. Products are rounded to 8 bits of
 # mantissa under bf16, to 11 under fp16, and to 11 under fp32 on GPUs, where convolutions use TF32 by default.
 _TOLERANCE = {("cpu", "fp32"): 1e-3, ("cuda", "fp32"): 0.05}
@@ -232,11 +244,8 @@ def main(
         settings = PRESETS[preset] if preset else grid(**given, networks=(tuple(network or _PAIRS),))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    if preset:
-        kind = preset.partition("-")[2]
-    else:
-        kind = "compiled" if all(setting.mode == "compiled" for setting in settings) else ""
-    bench = "-".join(filter(None, ("throughput", kind)))
+    compiled = all(setting.mode == "compiled" for setting in settings)
+    bench = bench_name(preset or (f"{device}-compiled" if compiled else device))
     path = out / file_name(bench, device, [setting.dtype for setting in settings])
     rows: list[dict[str, object]] = []
     with progress(len(settings)) as begin:

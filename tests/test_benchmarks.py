@@ -129,6 +129,9 @@ def test_complexity_prints_a_table(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert all(kind in out for kind in complexity.KINDS)
     assert f"{complexity.count(V1, 64, 64)[0]:,}" in out.splitlines()[-1]
+    monkeypatch.setattr("sys.argv", ["complexity", "--img-size", "64", "--model", V2, "--optimized"])
+    complexity.main()
+    assert f"{complexity.count(V2, 64, 64, optimized=True)[0]:,}" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["complexity", "--model", "mobilevit_s"])
     with pytest.raises(SystemExit):
         complexity.main()

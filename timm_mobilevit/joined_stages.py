@@ -43,7 +43,7 @@ class JoinedStages(nn.Module):
         twins: Any = copy.deepcopy(stages, {id(parameter): parameter for parameter in stages.parameters()})
         for before, after in pairwise(twins):
             _join(before[-1], after[0])
-        early = list(takewhile(_has_no_transformer, twins))
+        early = list(takewhile(all_inverted_residuals, twins))
         self.early = nn.Sequential(*(block for stage in early for block in stage))
         self.late = twins[len(early) :]
 
@@ -61,8 +61,9 @@ class JoinedStages(nn.Module):
         return self.late(self.early(x))  # type: ignore[no-any-return]
 
 
-def _has_no_transformer(stage: nn.Sequential) -> bool:
-    return all(isinstance(block, InvertedResidual) for block in stage)
+def all_inverted_residuals(stage: nn.Sequential) -> bool:
+    """Whether a stage has blocks, and none with a transformer."""
+    return len(stage) > 0 and all(isinstance(block, InvertedResidual) for block in stage)
 
 
 def _join(before: nn.Module, after: nn.Module) -> None:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .blocks import InvertedResidual
-from .joined_stages import JoinedStages
+from .joined_stages import JoinedStages, all_inverted_residuals
 from .layers import ConvNormAct, Stem
 from .model import MobileViT
 from .norm_act import is_traced
@@ -62,7 +61,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
                 setattr(module, name, PointwiseConv2d(child))
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, Stem) or (isinstance(child, nn.Sequential) and _all_inverted_residuals(child)):
+            if isinstance(child, Stem) or (isinstance(child, nn.Sequential) and all_inverted_residuals(child)):
                 setattr(module, name, ImageWise(child))
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
@@ -131,10 +130,6 @@ class PointwiseConv2d(nn.Module):
             # Below a thousand pixels, bringing the weights into oneDNN's layout costs more than it saves.
             large = not is_traced() and x.device.type == "cpu" and x.shape[-2] * x.shape[-1] >= 1024
             return F.conv2d(x, self.weight, self.bias, dilation=2 if large else 1)
-
-
-def _all_inverted_residuals(stage: nn.Sequential) -> bool:
-    return len(stage) > 0 and all(isinstance(block, InvertedResidual) for block in stage)
 
 
 def fold_norms(model: nn.Module) -> None:
