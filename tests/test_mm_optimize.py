@@ -7,6 +7,7 @@ from mmcv.cnn import ConvModule
 from torch import nn
 
 from timm_mobilevit import optimize_for_inference
+from timm_mobilevit.winograd import WinogradConv2d
 
 
 def randomize_norms(model: nn.Module) -> nn.Module:
@@ -41,3 +42,15 @@ def test_segmentor(head):
     images = torch.rand(1, 3, 128, 128, dtype=torch.double)
     torch.testing.assert_close(fast(images), model(images))
     assert_folded(fast)
+
+
+def test_segmentor_in_float32_on_one_thread(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    model = randomize_norms(segmentor(KINDS[-1], "pspnet", 3, output_stride=8))
+    images = torch.rand(1, 3, 128, 128, dtype=torch.double)
+    with torch.inference_mode():
+        exact = model(images)
+        model, images = model.float(), images.float()
+        fast = optimize_for_inference(model)
+        assert any(isinstance(module, WinogradConv2d) for module in fast.modules())
+        assert (fast(images) - exact).std() < 2 * (model(images) - exact).std()

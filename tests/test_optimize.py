@@ -10,6 +10,7 @@ from timm_mobilevit import optimize_for_inference
 from timm_mobilevit.attention_maps import attention_maps
 from timm_mobilevit.optimize import ImageWise, PointwiseConv2d
 from timm_mobilevit.variants import get_variant
+from timm_mobilevit.winograd import WinogradConv2d
 
 NAMES = timm.list_models(module="mobilevit_zoo")
 
@@ -28,7 +29,7 @@ def build(name: str, **kwargs) -> nn.Module:
 
 
 def convolutions(network: nn.Module) -> list[nn.Module]:
-    return [module for module in network.modules() if isinstance(module, (nn.Conv2d, PointwiseConv2d))]
+    return [module for module in network.modules() if isinstance(module, (nn.Conv2d, PointwiseConv2d, WinogradConv2d))]
 
 
 def assert_equal(ours: torch.Tensor, expected: torch.Tensor) -> None:
