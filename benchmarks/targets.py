@@ -5,14 +5,17 @@ longer the peer takes, memory and nodes how many times as much it needs: above 1
 CPU thread; with ``--device cuda`` the aims for a GPU are measured. On a CPU it takes 15 to 25 minutes.
 
 Each comparison has a process of its own. What ran before would decide otherwise how much memory the allocator keeps at
-hand, and so how much of each step is spent on getting it from the system.
+hand, and so how much of each step is spent on getting it from the system. In eager inference that also differs from
+process to process, by up to a fifth of the time, so the rounds are spread over several.
 """
 
 import copy
+import math
+import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -287,16 +290,41 @@ _MEASUREMENTS: dict[str, Measurement] = {
 }
 
 
+# Processes on a CPU, where it is not one.
+_PROCESSES = {_inference: 5}
+
+
 def here(measurement: Measurement, network: str, batch: int, conditions: Conditions) -> Found:
     """Measure in this process."""
     return measurement(network, batch, conditions)
 
 
 def afresh(measurement: Measurement, network: str, batch: int, conditions: Conditions) -> Found:
-    """Measure in a new process, on as many threads as here."""
+    """Measure in new processes, on as many threads as here; each takes its share of the rounds."""
+    processes = _PROCESSES.get(measurement, 1) if conditions.device == "cpu" else 1
+    share = replace(conditions, rounds=math.ceil(conditions.rounds / processes))
     start = (conditions.device, torch.get_num_threads())
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=prepare, initargs=start) as process:
-        return process.submit(measurement, network, batch, conditions).result()
+    found = []
+    for _ in range(processes):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=prepare, initargs=start) as process:
+            found.append(process.submit(measurement, network, batch, share).result())
+    return {key: join([each[key] for each in found]) for key in found[0]}
+
+
+def join(comparisons: Sequence[Comparison]) -> Comparison:
+    """One comparison of those that several processes made.
+
+    Example:
+        >>> join([Comparison(2.0, 4.0, "ms", [2.0], "a"), Comparison(3.0, 9.0, "ms", [3.0], "b")])
+        Comparison(ours=2.5, peer=6.5, unit='ms', ratios=[2.0, 3.0], detail='a; b')
+    """
+    return Comparison(
+        statistics.median(each.ours for each in comparisons),
+        statistics.median(each.peer for each in comparisons),
+        comparisons[0].unit,
+        [ratio for each in comparisons for ratio in each.ratios],
+        "; ".join(dict.fromkeys(each.detail for each in comparisons)),
+    )
 
 
 def measure(
@@ -366,7 +394,7 @@ def _key(row: Mapping[str, object]) -> tuple[str, ...]:
 
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = default_device(),
-    rounds: Annotated[int, typer.Option(min=1, help="Samples of each.")] = 9,
+    rounds: Annotated[int, typer.Option(min=1, help="Samples of each.")] = 10,
     seconds: Annotated[float, typer.Option(min=0, help="Length of a sample.")] = 0.3,
     only: Annotated[str, typer.Option(help="Start of the kind of aim: measure those again, keep today's others.")] = "",
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the CSV file.")] = RESULTS,

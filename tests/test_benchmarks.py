@@ -293,18 +293,25 @@ def test_targets_in_torch():
     assert rows[4]["reached"] == "yes"
 
 
-def test_targets_in_a_process_of_their_own():
+def test_targets_in_processes_of_their_own(monkeypatch):
     threads = torch.get_num_threads()
-    conditions = targets.Conditions("cpu", size=64, rounds=1, seconds=0)
-    assert targets.afresh(_process, V2, threads, conditions) == {("process", V2): os.getpid()}
+    conditions = targets.Conditions("cpu", size=64, rounds=3, seconds=0)
+    for processes in (1, 2):
+        found = targets.afresh(_process, V2, threads, conditions)["process", V2]
+        assert found.ours == os.getpid()
+        assert found.peer == {1: 3, 2: 2}[processes]  # rounds of each, one more than asked for
+        assert len(set(found.ratios) - {os.getpid()}) == processes
+        monkeypatch.setitem(targets._PROCESSES, _process, 2)
     (row,) = targets.measure(aims((targets.MEMORY, TIMM, 0.5)), conditions, run_measurement=targets.afresh)
     assert row["reached"] == "yes"
+    (row,) = targets.measure(aims((targets.INFERENCE, TIMM, 1e-6)), conditions, run_measurement=targets.afresh)
+    assert (row["rounds"], row["reached"]) == (targets._PROCESSES[targets._inference], "yes")
 
 
 def _process(network, threads, conditions):
-    """The parent's number, in place of a measurement; from a child that has its threads."""
+    """Numbers of the parent and of this process, in place of a measurement; from a child that has its threads."""
     assert torch.get_num_threads() == threads
-    return {("process", network): os.getppid()}
+    return {("process", network): targets.Comparison(os.getppid(), conditions.rounds, "", [os.getpid()], "")}
 
 
 @pytest.mark.long
