@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from benchmarks import _device as device
-from benchmarks import complexity, latency, make_tables, plots, targets, throughput
+from benchmarks import complexity, latency, make_tables, plots, profile, targets, throughput
 from benchmarks._memory import peak_extra_bytes, resident_bytes
 from benchmarks._operators import record
 from benchmarks._peers import OPTIMIZED, OURS, SCALE, TIMM, TRANSFORMERS, build_family, check_agreement, timm_name
@@ -50,7 +50,7 @@ def command():
 
 
 @pytest.mark.parametrize(
-    "name", ["_memory", "_operators", "_peers", "_roofline", "_timing", "complexity", "plots", "throughput"]
+    "name", ["_memory", "_operators", "_peers", "_roofline", "_timing", "complexity", "plots", "profile", "throughput"]
 )
 def test_examples_run(name):
     result = doctest.testmod(importlib.import_module(f"benchmarks.{name}"), optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -271,6 +271,21 @@ def test_latency_refuses(command):
 
 def aims(*whats):
     return [targets.Target("cpu", what, V2, 2, peer, ratio) for what, peer, ratio in whats]
+
+
+def test_profile_adds_up(command):
+    options = ("--network", V2, "--size", 64, "--passes", 1, "--rows", 3)
+    result = command(profile.main, *options)
+    assert result.exit_code == 0
+    *rows, others, total = (
+        [float(cell) for cell in line.split("│")[2:-1]] for line in result.output.splitlines() if line.startswith("│")
+    )
+    assert len(rows) == 3
+    for *parts, whole in zip(*rows, others, total, strict=True):
+        assert whole > 0
+        assert sum(parts) == pytest.approx(whole, abs=0.05)
+    assert command(profile.main, "--network", "mobilevit_s").exit_code == 2
+    assert command(profile.main, "--layout", "nhwc").exit_code == 2
 
 
 def test_targets_in_torch():
