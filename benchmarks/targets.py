@@ -2,7 +2,7 @@
 
 A row per aim: ours against a peer with the same weights, timed in turns in one process. Each ratio says how many times
 longer the peer takes, memory and nodes how many times as much it needs: above 1, ours is better. All is done on one
-CPU thread; with ``--device cuda`` the aims for a GPU are measured. On a CPU it takes 15 to 25 minutes.
+CPU thread; with ``--device cuda`` the aims for a GPU are measured. On a CPU it takes 20 to 30 minutes.
 
 Each comparison has a process of its own. What ran before would decide otherwise how much memory the allocator keeps at
 hand, and so how much of each step is spent on getting it from the system. In eager inference that also differs from
