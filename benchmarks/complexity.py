@@ -6,7 +6,7 @@ counts attention over N tokens of width C as N·C² instead of N²·C.
 
 ``--by-kind`` splits them, and the activations, by kind of layer: ``python -m benchmarks.complexity --by-kind --model
 mobilevitv1_s``. Activations are the elements of all tensors that the layers write for one image. ``--optimized`` counts
-what ``timm_mobilevit.optimize_for_inference`` makes of the models.
+what ``timm_mobilevit.optimize_for_inference`` makes of the models, 3×3 convolutions as plain ones.
 """
 
 import argparse

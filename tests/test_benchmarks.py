@@ -50,7 +50,19 @@ def command():
 
 
 @pytest.mark.parametrize(
-    "name", ["_memory", "_operators", "_peers", "_roofline", "_timing", "complexity", "plots", "profile", "throughput"]
+    "name",
+    [
+        "_memory",
+        "_operators",
+        "_peers",
+        "_roofline",
+        "_timing",
+        "complexity",
+        "plots",
+        "profile",
+        "targets",
+        "throughput",
+    ],
 )
 def test_examples_run(name):
     result = doctest.testmod(importlib.import_module(f"benchmarks.{name}"), optionflags=doctest.NORMALIZE_WHITESPACE)

@@ -148,7 +148,7 @@ def test_dense_3x3_convolutions_of_stages_are_taken_once():
             assert torch.equal(ours.kernels, expected.kernels)
 
 
-def test_files_hold_the_plain_kernels_alone(tmp_path):
+def test_files_hold_the_plain_kernels_alone():
     layer = conv(96, 96)
     ours = WinogradConv2d(layer)
     assert list(ours.state_dict()) == ["weight", "bias"]

@@ -2,7 +2,8 @@
 
 Four values in a row of the output depend on six of the input. Both are polynomials evaluated at six points: there, the
 convolution with three weights takes six products instead of twelve. Along both axes 36 products make 4 by 4 outputs,
-which take 144 otherwise. See Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015).
+which take 144 otherwise. See Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
+(arXiv:1509.09308).
 """
 
 from typing import TypeGuard
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from .norm_act import is_traced
 
-# Toom and Cook's construction at the points 0, 1, -1, 1/2, -2 and infinity, which lose the fewest digits in float32
-# (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020).
-# For six inputs d and three weights g, the four outputs are _OUT @ ((_KERNEL @ g) * (_IN @ d)).
+# Toom and Cook's construction at the points 0, 1, -1, 1/2, -2 and infinity. The points decide how many digits float32
+# loses (Barabasz et al., arXiv:1803.10986); tests/test_winograd.py holds these to a bound. For six inputs d and three
+# weights g, the four outputs are _OUT @ ((_KERNEL @ g) * (_IN @ d)).
 _IN = torch.tensor(
     [
         [1, -3 / 2, -2, 3 / 2, 1, 0],  # coefficients of the product of (x - other point)
