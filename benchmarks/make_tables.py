@@ -17,7 +17,7 @@ from benchmarks._results import newest, read
 from benchmarks.complexity import count
 from benchmarks.targets import TARGETS, Target
 from benchmarks.throughput import PRESETS, bench_name
-from timm_mobilevit.pretrained import WEIGHTS, Weights
+from timm_mobilevit.weights.pretrained import WEIGHTS, Weights
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

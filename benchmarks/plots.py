@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from timm_mobilevit.pretrained import WEIGHTS
 from timm_mobilevit.variants import VARIANTS
+from timm_mobilevit.weights.pretrained import WEIGHTS
 
 from ._peers import OPTIMIZED, OURS, TIMM, TRANSFORMERS
 from ._results import RESULTS, newest, read

@@ -6,7 +6,7 @@ would bring. A comment directly above a block may say otherwise:
     <!-- needs: network -->                                      not run; NEEDS has what there may be
     <!-- extra: onnx -->                                         run where the extra is installed
     <!-- takes: minutes -->                                      run by `make test-long`
-    <!-- takes: minutes, run by tests/test_digits.py::name -->   run by another test
+    <!-- takes: minutes, run by tests/benchmarks/test_digits.py::name -->   run by another test
 
 Published weights are not downloaded: where a block asks for them, it gets random ones.
 """
@@ -31,7 +31,7 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
-from timm_mobilevit.convert import export_state_dict
+from timm_mobilevit.weights.convert import export_state_dict
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

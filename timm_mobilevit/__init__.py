@@ -14,7 +14,7 @@ from ._version import __version__
 # the path; run.py registers the models once it is. Python sets sys.argv[0] to "-m" only while it looks for the module.
 if not (sys.argv[0] == "-m" and sys.orig_argv[-len(sys.argv)].endswith(f"{__name__}.run")):
     from . import mobilevit_zoo as mobilevit_zoo
-    from .model import MobileViT
-    from .optimize import optimize_for_inference
+    from .inference.optimize import optimize_for_inference
+    from .network.model import MobileViT
 
 __all__ = ["MobileViT", "__version__", "optimize_for_inference"]

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+__all__ = ["find_config", "list_configs"]
+
 # Where OpenMMLab packages keep theirs; in a checkout, a link to mm_configs.
 FOLDER = Path(__file__).parent / ".mim" / "configs"
 

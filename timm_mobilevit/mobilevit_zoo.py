@@ -8,18 +8,19 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, register_model
 
-from .loading import checkpoint_filter_fn, resolve_weights
-from .model import MobileViT, take_indices
-from .pretrained import default_cfgs as default_cfgs  # timm looks it up here
+from .network.model import MobileViT, take_indices
 from .variants import VARIANTS
+from .weights.loading import checkpoint_filter_fn, resolve_weights
+from .weights.pretrained import default_cfgs as default_cfgs  # timm looks it up here
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> MobileViT:
     if "out_indices" in kwargs:  # timm would fail with an IndexError, or return nothing
         take_indices(len(VARIANTS[variant].widths), kwargs["out_indices"])
+    given = (kwargs.get("pretrained_cfg_overlay") or {}).get("state_dict")
     if pretrained:
         kwargs = resolve_weights(variant, **kwargs)
-    model: MobileViT = build_model_with_cfg(
+    model: Any = build_model_with_cfg(
         MobileViT,
         variant,
         pretrained,
@@ -29,7 +30,9 @@ def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> MobileViT:
         pretrained_filter_fn=checkpoint_filter_fn,
         **kwargs,
     )
-    return model
+    if not given:
+        model.pretrained_cfg.pop("state_dict", None)  # what resolve_weights read; it would stay in memory twice
+    return model  # type: ignore[no-any-return]
 
 
 @register_model

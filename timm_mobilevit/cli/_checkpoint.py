@@ -9,9 +9,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 
-from timm_mobilevit.checkpoint import read_checkpoint
-from timm_mobilevit.convert import Source, convert_state_dict, detect_source
-from timm_mobilevit.pretrained import WEIGHTS, ChannelOrder
+from timm_mobilevit.weights.checkpoint import read_checkpoint
+from timm_mobilevit.weights.convert import Source, convert_state_dict, detect_source
+from timm_mobilevit.weights.pretrained import WEIGHTS, ChannelOrder
 
 from ._registry import split_name
 
@@ -29,7 +29,7 @@ def model_from_file(
     Input channels and classes are those of the file: a file without a classifier gives a model without one.
 
     Args:
-        path: Checkpoint in any format that ``timm_mobilevit.convert`` knows.
+        path: Checkpoint in any format that ``timm_mobilevit.weights.convert`` knows.
         arch: Architecture of the checkpoint.
         tag: Pretrained tag whose preprocessing, and order of input channels, the model takes over; empty for the
             preprocessing of the architecture's default.

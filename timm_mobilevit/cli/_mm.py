@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from .._files import replacing
-from ..checkpoint import read_checkpoint
 from ..configs import find_config
-from ..pretrained import ChannelOrder
+from ..weights.checkpoint import read_checkpoint
+from ..weights.pretrained import ChannelOrder
 
 
 def write_mm_checkpoint(

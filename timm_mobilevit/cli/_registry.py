@@ -7,8 +7,8 @@ import timm
 import torch
 
 import timm_mobilevit.mobilevit_zoo  # noqa: F401  # registers the models
-from timm_mobilevit.pretrained import WEIGHTS
 from timm_mobilevit.variants import VARIANTS, get_variant
+from timm_mobilevit.weights.pretrained import WEIGHTS
 
 MODULE = "mobilevit_zoo"  # the name that timm's registry files our models under
 

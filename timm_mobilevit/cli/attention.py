@@ -40,7 +40,7 @@ def attention(
     from timm.data import create_transform, resolve_input_data_config
 
     from .._files import replacing
-    from ..attention_maps import attention_maps, draw_stage
+    from ..evaluation.attention_maps import attention_maps, draw_stage
     from ._checkpoint import load_model
     from ._images import find_images, load_image
 

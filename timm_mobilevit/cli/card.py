@@ -32,7 +32,7 @@ def card(
     if push and out:
         raise typer.BadParameter("--push and --out exclude each other")
     from .._files import replacing
-    from ..card import model_card, push_model
+    from ..evaluation.card import model_card, push_model
     from ._registry import find_names
 
     if checkpoint:

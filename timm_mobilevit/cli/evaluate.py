@@ -27,7 +27,7 @@ from ._options import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..evaluate import Accuracy
+    from ..evaluation.accuracy import Accuracy
 
 EXAMPLES = (
     "timm-mobilevit evaluate imagenet --model mobilevitv2_1_0 --device cuda --amp --out results",
@@ -73,8 +73,8 @@ def evaluate(
     check_model_is_named(model, checkpoint)
     from timm.data import resolve_input_data_config
 
-    from ..evaluate import better_order, write_results
-    from ..evaluate import evaluate as measure
+    from ..evaluation.accuracy import better_order, write_results
+    from ..evaluation.accuracy import evaluate as measure
     from ._images import usable_device
 
     network = _load_model(model, checkpoint, as_it_is=channel_order is not None)

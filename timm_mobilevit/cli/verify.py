@@ -59,7 +59,7 @@ def verify(
     if data is None:
         typer.echo("\n".join(_dense_commands(only)))
         return
-    from ..evaluate import evaluate, write_results
+    from ..evaluation.accuracy import evaluate, write_results
     from ._images import usable_device
     from ._registry import find_names
 
@@ -112,9 +112,9 @@ def find_cached(name: str, work: Path) -> Path | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    from ..fetch.store import Entry
-    from ..fetch.tree import from_tree, weights_tree
-    from ..pretrained import WEIGHTS
+    from ..weights.fetch.store import Entry
+    from ..weights.fetch.tree import from_tree, weights_tree
+    from ..weights.pretrained import WEIGHTS
 
     row = WEIGHTS[name]
     if row.hf_hub_id:
@@ -142,7 +142,7 @@ def _load(name: str, download: bool) -> "nn.Module | None":
 
 
 def _row(name: str, *, error: str = "", **measured: Any) -> dict[str, Any]:
-    from ..pretrained import WEIGHTS
+    from ..weights.pretrained import WEIGHTS
 
     published = WEIGHTS[name].top1
     return {
@@ -189,7 +189,7 @@ def _dense_commands(pattern: str) -> Iterator[str]:
     import yaml  # type: ignore[import-untyped]
 
     from ..configs import FOLDER
-    from ..fetch.naming import CHECKPOINT
+    from ..weights.fetch.naming import CHECKPOINT
     from ._registry import as_wildcards
 
     models = [

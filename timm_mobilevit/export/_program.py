@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..optimize import optimize_for_inference
+from ..inference.optimize import optimize_for_inference
 
 
 def trace(model: nn.Module, input_size: tuple[int, int, int]) -> torch.export.ExportedProgram:

@@ -14,11 +14,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 
-from ..checkpoint import read_checkpoint
 from ..configs import find_config
 from ..mm import SSDLiteHead
 from ..mm.convert import convert_state_dict
 from ..mm.ssd_head import flatten_levels
+from ..weights.checkpoint import read_checkpoint
 
 
 class ExportableDetector(nn.Module):

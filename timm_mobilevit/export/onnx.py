@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._files import replacing
-from ..optimize import optimize_for_inference
+from ..inference.optimize import optimize_for_inference
 from ._program import check_input_size
 
 OLDEST_OPSET = 18  # what torch's exporter writes; it only converts to others

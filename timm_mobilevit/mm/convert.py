@@ -10,9 +10,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from ..convert import source_names
-from ..pretrained import ChannelOrder
 from ..variants import get_variant
+from ..weights.convert import source_names
+from ..weights.pretrained import ChannelOrder
 
 _STEM = "backbone.stem.conv.weight"
 

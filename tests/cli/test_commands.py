@@ -1,0 +1,148 @@
+"""The command line as a whole, `list` and `info`; `convert` and `predict` have files of their own."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import timm
+import typer
+from typer.testing import CliRunner
+
+import timm_mobilevit
+from timm_mobilevit.cli import _errors, app
+from timm_mobilevit.variants import VARIANTS
+from timm_mobilevit.weights.pretrained import WEIGHTS
+
+MODELS = sorted(timm.list_models(module="mobilevit_zoo"), key=list(VARIANTS).index)
+
+
+def run(*args, **kwargs):
+    return CliRunner().invoke(app, [str(arg) for arg in args], **kwargs)
+
+
+def run_json(*args):
+    result = run(*args, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_console_script_runs_in_a_process_of_its_own():
+    (script,) = entry_points(group="console_scripts", name="timm-mobilevit")
+    assert script.value == "timm_mobilevit.cli:main"
+    executable = Path(sys.executable).with_name("timm-mobilevit")
+    result = subprocess.run([executable, "info", "mobilevitv3"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: unknown architecture 'mobilevitv3'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_version():
+    assert run("--version").stdout == f"timm-mobilevit {timm_mobilevit.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [*(command.name for command in app.registered_commands), "recipe"])
+def test_help_has_examples(command):
+    result = run(command, "--help", env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert result.stdout.partition("Examples:")[2].count(f"timm-mobilevit {command} ") >= 1
+    assert command in run("--help").stdout
+
+
+def test_an_option_that_does_not_exist_is_a_usage_error():
+    result = run("list", "--no-such-option")
+    assert result.exit_code == 2
+    assert "--no-such-option" in result.stderr
+
+
+def test_list_has_every_model_with_its_tags():
+    rows = run_json("list")
+    assert [row["name"] for row in rows] == MODELS
+    assert {f"{row['name']}.{tag}" for row in rows for tag in row["tags"]} == WEIGHTS.keys()
+    for row in rows:
+        assert row["tags"][0] == timm.get_pretrained_cfg(row["name"]).tag
+
+
+@pytest.mark.parametrize("pattern", ["v3", "*v3*", "mobilevitv3"])
+def test_list_takes_wildcards_or_part_of_a_name(pattern):
+    assert [row["name"] for row in run_json("list", pattern)] == [name for name in MODELS if "v3" in name]
+
+
+def test_list_pretrained_has_one_row_per_weights():
+    assert [row["name"] for row in run_json("list", "--pretrained")] == list(WEIGHTS)
+    rows = run_json("list", "22k", "--pretrained")
+    assert [row["name"] for row in rows] == [name for name in WEIGHTS if "22k" in name]
+    assert [row["top1"] for row in rows] == [row.top1 for name, row in WEIGHTS.items() if "22k" in name]
+
+
+@pytest.mark.parametrize("env", [{"COLUMNS": "40"}, {"FORCE_COLOR": "1", "COLUMNS": "80"}], ids=["pipe", "terminal"])
+def test_list_tables_show_whole_names(env):
+    models, weights = run("list", env=env).stdout, run("list", "--pretrained", env=env).stdout
+    assert all(name in models for name in MODELS)
+    assert all(name in weights and row.license in weights for name, row in WEIGHTS.items())
+
+
+def test_list_without_a_match_is_an_error():
+    result = run("list", "resnet", "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "nothing matches 'resnet'" in result.stderr
+
+
+def test_info_counts_what_the_model_has():
+    report = run_json("info", "mobilevitv3_xxs")
+    model = timm.create_model("mobilevitv3_xxs")
+    assert report["parameters"] == sum(p.numel() for p in model.parameters())
+    assert [feature["channels"] for feature in report["features"]] == list(VARIANTS["mobilevitv3_xxs"].widths)
+    assert [feature["stride"] for feature in report["features"]] == [2, 4, 8, 16, 32]
+    assert report["architecture"]["final_width"] == 512
+    assert [row["name"] for row in report["pretrained"]] == ["mobilevitv3_xxs.micron_in1k"]
+
+
+def test_info_of_a_tag_has_this_row_only():
+    report = run_json("info", "mobilevitv1_s.cvnets_rangeaugment_in1k")
+    (row,) = report["pretrained"]
+    expected = WEIGHTS["mobilevitv1_s.cvnets_rangeaugment_in1k"]
+    assert (row["channel_order"], row["top1"], row["origin"]) == ("rgb", expected.top1, expected.origin)
+    assert row["paper"] == "arXiv:2212.10553"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_info_text_tells_the_same(name):
+    text = run("info", name).stdout
+    rows = [row for key, row in WEIGHTS.items() if key.split(".")[0] == name]
+    assert all(row.origin in text and row.license in text and f"{row.top1} %" in text for row in rows)
+    assert f"{run_json('info', name)['parameters']:,}" in text
+
+
+def test_unknown_names_suggest_known_ones():
+    result = run("info", "mobilevit_s")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "mobilevitv1_s" in result.stderr
+    result = run("info", "mobilevitv1_s.imagenet")
+    assert result.exit_code == 1
+    assert "cvnets_in1k, cvnets_rangeaugment_in1k" in result.stderr
+
+
+def test_errors_are_one_line_unless_asked_otherwise(monkeypatch, capsys):
+    @_errors.one_line_errors
+    def fail():
+        raise ValueError("first line:\n  second line\nthird line")
+
+    with pytest.raises(typer.Exit) as exit_info:
+        fail()
+    assert exit_info.value.exit_code == 1
+    assert capsys.readouterr().err == "error: first line: second line; third line\n"
+    monkeypatch.setenv(_errors.TRACEBACK_VARIABLE, "1")
+    with pytest.raises(ValueError, match="first line"):
+        fail()
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    @_errors.one_line_errors
+    def fail():
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        fail()

@@ -1,0 +1,233 @@
+"""Attention maps: the same attention as the network's own, in the right places, and pictures of it."""
+
+import itertools
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torch import nn
+from torchvision.transforms.functional import to_tensor
+from typer.testing import CliRunner
+
+from timm_mobilevit.cli import app
+from timm_mobilevit.evaluation.attention_maps import (
+    AttentionMap,
+    attention_maps,
+    attention_weights,
+    context_scores,
+    draw_stage,
+    overlay,
+)
+from timm_mobilevit.network.attention import MultiHeadAttention, SeparableAttention
+from timm_mobilevit.variants import VARIANTS
+
+MODELS = timm.list_models(module="mobilevit_zoo")
+BY_BLOCK = {}  # the smallest model of each kind of block
+for _name in sorted(MODELS, key=lambda name: VARIANTS[name].widths):
+    BY_BLOCK.setdefault(VARIANTS[_name].block, _name)
+
+
+def photographs(height, width):
+    """Two real photographs: over noise, what the network makes of it evens out."""
+    images = [Image.fromarray(load_sample_image(name)).resize((width, height)) for name in ("china.jpg", "flower.jpg")]
+    return torch.stack([to_tensor(image) for image in images]).double()
+
+
+def build(name, **kwargs):
+    """In double precision, so that equal means equal; with attention that is far from even."""
+    model = timm.create_model(name, **kwargs).double()
+    for module in model.modules():
+        if isinstance(module, (MultiHeadAttention, SeparableAttention)):
+            layer = module.qkv if isinstance(module, MultiHeadAttention) else module.qkv_proj
+            nn.init.normal_(layer.weight, std=0.3)
+            nn.init.normal_(layer.bias, std=0.3)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    # Without the statistics of images, activations vanish from block to block, and what is left is even.
+    with torch.no_grad():
+        model(photographs(136, 200))
+    return model.eval()
+
+
+def calls(model, images):
+    """Every attention module with its arguments and its output."""
+    found = []
+    for module in model.modules():
+        if isinstance(module, (MultiHeadAttention, SeparableAttention)):
+            module.register_forward_hook(lambda module, args, out: found.append((module, args, out)))
+    with torch.no_grad():
+        model(images)
+    return found
+
+
+def output_from_weights(module, args):
+    """The output of an attention module, from its recomputed attention and its own values."""
+    if isinstance(module, MultiHeadAttention):
+        x, *_ = args
+        batch, length, dim = x.shape
+        value = module.qkv(x)[..., 2 * dim :].reshape(batch, length, module.num_heads, -1).transpose(1, 2)
+        out = attention_weights(module, x) @ value
+        return module.proj(out.transpose(1, 2).reshape(batch, length, dim))
+    x, patch_h, patch_w = args
+    scores = context_scores(module, x, patch_h, patch_w)[:, None]
+    _, key, value = module.qkv_proj(x).split([1, module.dim, module.dim], dim=1)
+    out = torch.empty_like(value)
+    for i, j in itertools.product(range(patch_h), range(patch_w)):  # each phase by itself
+        context = (key * scores)[:, :, i::patch_h, j::patch_w].sum(dim=(2, 3), keepdim=True)
+        out[:, :, i::patch_h, j::patch_w] = F.relu(value)[:, :, i::patch_h, j::patch_w] * context
+    return module.out_proj(out)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_recomputed_attention_gives_the_output_of_the_module(name):
+    model = build(name)
+    found = calls(model, photographs(72, 104))
+    assert len(found) == sum(VARIANTS[name].transformer_depths)
+    with torch.no_grad():
+        for module, args, out in found:
+            torch.testing.assert_close(output_from_weights(module, args), out, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", BY_BLOCK.values())
+@pytest.mark.parametrize("options", [{}, {"patch_size": (8, 4, 2)}], ids=["2", "8-4-2"])
+def test_maps_have_the_scores_at_their_pixels(name, options):
+    model = build(name, **options)
+    images = photographs(136, 200)
+    maps = attention_maps(model, images)
+    variant = VARIANTS[name]
+    depths = variant.transformer_depths
+    assert [(m.stage, m.layer) for m in maps] == [(3 + k, 1 + i) for k in range(3) for i in range(depths[k])]
+    for m, (module, args, _) in zip(maps, calls(model, images), strict=True):
+        patch_h, patch_w = m.patch
+        size = [math.ceil(side / 2**m.stage / patch) * patch for side, patch in zip((136, 200), m.patch, strict=True)]
+        assert m.scores.shape == (2, 1 if variant.separable else 4, *size)
+        for i, j in itertools.product(range(patch_h), range(patch_w)):
+            phase = m.scores[:, :, i::patch_h, j::patch_w]
+            torch.testing.assert_close(phase.sum(dim=(2, 3)), torch.ones_like(phase[:, :, 0, 0]))
+            if variant.separable:
+                query = module.qkv_proj(args[0])[:, :1, i::patch_h, j::patch_w]
+                expected = query.flatten(2).softmax(-1).view_as(query)
+            else:
+                first = (i * patch_w + j) * 2  # sequences come phase by phase, in each the two images
+                weights = attention_weights(module, args[0][first : first + 2])
+                expected = weights.mean(dim=2).view_as(phase)
+            torch.testing.assert_close(phase, expected)
+        assert m.scores.std() > 0.01 * m.scores.mean()  # even attention would pass all of the above
+
+
+def test_relative_maps_and_phases():
+    scores = torch.rand(2, 4, 6, 8)
+    m = AttentionMap(3, 1, (2, 4), scores)
+    torch.testing.assert_close(m.relative(), scores.mean(1) * 6)  # 3 × 2 patches
+    phases = m.phases()
+    assert phases.shape == (2, 8, 3, 2)
+    for i, j in itertools.product(range(2), range(4)):
+        assert torch.equal(phases[:, 4 * i + j], m.relative()[:, i::2, j::4])
+
+
+def test_model_is_left_as_it_was():
+    model = timm.create_model(BY_BLOCK["v1"]).eval()
+    with pytest.raises(ValueError, match="patch of 2x2 is larger"):
+        attention_maps(model, torch.rand(1, 3, 32, 32))
+    attention_maps(model, torch.rand(1, 3, 64, 64))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    backbone = timm.create_model(BY_BLOCK["v2"], features_only=True).eval()
+    assert [m.stage for m in attention_maps(backbone, torch.rand(1, 3, 64, 64))] == [3, 3, 4, 4, 4, 4, 5, 5, 5]
+
+
+def test_models_that_do_not_do():
+    with pytest.raises(ValueError, match=r"expected a MobileViT of timm_mobilevit .* got Linear"):
+        attention_maps(nn.Linear(1, 1).eval(), torch.rand(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
+        attention_maps(timm.create_model(BY_BLOCK["v1"]), torch.rand(1, 3, 64, 64))
+
+
+def test_colours_tell_more_from_less():
+    relative = torch.ones(8, 8)
+    relative[:, :2], relative[:, 6:] = 0.0, 9.0
+    picture = overlay(Image.new("RGB", (64, 32), "grey"), relative, opacity=1.0)
+    less, even, more = (picture.getpixel((x, 16)) for x in (2, 32, 61))
+    assert less[2] > less[0] + 50
+    assert more[0] > more[2] + 50
+    assert len(set(even)) == 1
+    image = Image.fromarray(load_sample_image("china.jpg")).resize((64, 32))
+    assert overlay(image, relative, opacity=0.0).tobytes() == image.convert("L").convert("RGB").tobytes()
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["attention", *(str(arg) for arg in args)])
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "china.jpg"
+    Image.fromarray(load_sample_image("china.jpg")).resize((96, 64)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["v1", "v3_separable"])
+def checkpoint(request, tmp_path_factory):
+    """A checkpoint with random weights, and the architecture in it."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model(BY_BLOCK[request.param], num_classes=3).state_dict(), path)
+    return path, BY_BLOCK[request.param]
+
+
+@pytest.mark.parametrize("phases", [False, True])
+def test_command_writes_a_picture_per_stage(photo, checkpoint, tmp_path, phases):
+    path, arch = checkpoint
+    out = tmp_path / "out"
+    args = (photo, "--model", arch, "--checkpoint", path, "--img-size", 128, "--out", out)
+    result = run(*args, *(["--phases"] if phases else []))
+    assert result.exit_code == 0, result.output
+    files = [out / f"china-stage{stage}.png" for stage in (3, 4, 5)]
+    assert result.stdout.split() == [str(file) for file in files]
+    assert set(out.iterdir()) == set(files)
+    model = timm.create_model(arch, num_classes=3).eval()
+    model.load_state_dict(torch.load(path))
+    for file, depth in zip(files, VARIANTS[arch].transformer_depths, strict=True):
+        picture = Image.open(file)
+        assert picture.size == (132 * (1 + depth), 150 * (5 if phases else 1))
+        seen = picture.crop((0, 18, 128, 146))
+        # The picture shows what the model saw: from it comes the same attention.
+        x = torch.tensor(list(seen.tobytes())).view(1, 128, 128, 3).permute(0, 3, 1, 2) / 255
+        maps = [m for m in attention_maps(model, x) if f"stage{m.stage}" in file.name]
+        assert draw_stage(seen, maps, phases=phases).tobytes() == picture.tobytes()
+
+
+def test_command_for_grey_images(photo, tmp_path):
+    torch.save(timm.create_model(BY_BLOCK["v3"], in_chans=1, num_classes=2).state_dict(), tmp_path / "grey.pth")
+    args = ("--model", BY_BLOCK["v3"], "--checkpoint", tmp_path / "grey.pth", "--img-size", 64)
+    assert run(photo, *args, "--out", tmp_path / "out").exit_code == 0
+    seen = Image.open(tmp_path / "out" / "china-stage3.png").crop((0, 18, 64, 82))
+    assert all(len(set(pixel)) == 1 for _, pixel in seen.getcolors(maxcolors=4096))
+
+
+def test_images_that_cannot_be_read(photo, checkpoint, tmp_path):
+    path, arch = checkpoint
+    (tmp_path / "broken.png").write_text("no image")
+    args = ("--model", arch, "--checkpoint", path, "--img-size", 64, "--out", tmp_path / "out")
+    result = run(tmp_path / "broken.png", photo, *args)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {tmp_path / 'broken.png'}: not a readable image")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"china-stage{s}.png" for s in (3, 4, 5)]
+
+
+def test_bad_calls(photo, checkpoint, tmp_path):
+    path, arch = checkpoint
+    model = ("--model", arch, "--checkpoint", path, "--img-size", 64, "--out", tmp_path / "out")
+    for args, code, message in (
+        ((photo, "--out", tmp_path / "out"), 2, "name the model with --model"),
+        ((photo, "--model", arch, "--checkpoint", path), 2, "--out"),
+        ((photo, photo, *model), 1, "several images are called china"),
+        ((tmp_path, *model), 1, "no images in"),
+    ):
+        result = run(*args)
+        assert (result.exit_code, result.stdout) == (code, ""), result.output
+        assert message in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,266 @@
+"""Model cards, and uploading weights with them to a hub that runs here."""
+
+import base64
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from huggingface_hub import ModelCard, constants
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from typer.testing import CliRunner
+
+from timm_mobilevit.cli import app
+from timm_mobilevit.evaluation.card import LICENSES, model_card, push_model
+from timm_mobilevit.weights.convert import export_state_dict
+from timm_mobilevit.weights.pretrained import WEIGHTS
+
+ROOT = Path(__file__).parents[2]
+NAME = "mobilevitv2_0_5.cvnets_in1k"
+CLOSED = next(name for name, row in WEIGHTS.items() if not LICENSES[row.license].redistributable)
+REPO = "user/mobilevit"
+
+
+def run(*args, **kwargs):
+    return CliRunner().invoke(app, ["card", *(str(arg) for arg in args)], **kwargs)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_front_matter_says_what_the_table_says(name):
+    row = WEIGHTS[name]
+    text = str(model_card(name))
+    data = ModelCard(text).data  # parses the YAML, and refuses results that are no model index
+    assert data.to_dict() == yaml.safe_load(text.split("---\n")[1])
+    assert (data.license, data.license_name) == ("other", row.license)
+    # What the hub asks of a licence that is not on its list.
+    assert re.fullmatch(r"[a-z0-9.-]+", data.license_name)
+    assert data.license_link.startswith("https://")
+    assert (data.library_name, data.pipeline_tag) == ("timm", "image-classification")
+    assert ("imagenet-22k" in data.datasets) == ("22k" in name)
+    model_name, (result,) = model_index_to_eval_results(data.to_dict()["model-index"])
+    assert (model_name, result.dataset_type, result.metric_value) == (name, "imagenet-1k", row.top1)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_text_has_the_facts(name, monkeypatch):
+    row = WEIGHTS[name]
+    text = model_card(name).text
+    cfg = row.to_cfg()
+    paper = cfg["paper_ids"].removeprefix("arXiv:")
+    with torch.device("meta"):
+        model = timm.create_model(name.partition(".")[0])
+    for fact in (
+        f"# {name}\n",
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
+        f"{row.size}×{row.size}",
+        f"| {row.top1:.2f} |",
+        cfg["paper_name"],
+        f"https://arxiv.org/abs/{paper}",
+        f"arXiv:{paper}",
+        row.origin,
+        row.folder or row.hf_hub_id or row.url,
+        f"{row.interpolation} resize",
+        LICENSES[row.license].link,
+    ):
+        assert fact in text
+    assert ("This project has not reproduced it." in text) == (not row.reproduced)
+    assert ("no redistribution" in text) == (not LICENSES[row.license].redistributable)
+    assert ("not verified on data" in text) == (row.paper == "v3" and row.channel_order == "bgr")
+    assert "{" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # nothing was left to fill in
+
+    # The example runs, but for the download.
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kwargs: create(name, **kwargs))
+    with torch.device("meta"):
+        exec(compile(re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1], name, "exec"), {})
+
+
+def test_licences_are_those_of_the_document():
+    document = (ROOT / "LICENSES-WEIGHTS.md").read_text(encoding="utf-8")
+    assert LICENSES.keys() == {row.license for row in WEIGHTS.values()}
+    for name, license in LICENSES.items():
+        (line,) = [line for line in document.splitlines() if f"`{name}`" in line]
+        assert license.link in line
+        assert ("no redistribution" in line) == (not license.redistributable)
+        assert license.terms.partition(" The weights are")[0] in line
+
+
+def test_command_prints_one_card_or_writes_many(tmp_path):
+    assert run(NAME).stdout == f"{model_card(NAME)}\n"
+    result = run("*_384", "--out", tmp_path / "cards")
+    names = {name for name in WEIGHTS if name.endswith("_384")}
+    assert result.stdout == f"Wrote {len(names)} cards to {tmp_path / 'cards'}.\n"
+    assert {path.name for path in (tmp_path / "cards").iterdir()} == {f"{name}.md" for name in names}
+    for name in names:
+        assert (tmp_path / "cards" / f"{name}.md").read_text(encoding="utf-8") == str(model_card(name))
+
+
+class Hub:
+    """What the fake hub was asked for."""
+
+    def __init__(self):
+        self.requests = []
+        self.tokens = set()
+        self.private = None
+        self.files = {}
+        self.refuse_cards = False
+        self.url = ""
+
+
+@contextmanager
+def serve():
+    """A Hugging Face Hub on 127.0.0.1 that takes commits of small files, and checks cards as the real one does."""
+    hub = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            self.send_error(404)
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            hub.requests.append(self.path)
+            hub.tokens.add(self.headers["Authorization"])
+            status, answer = 200, {}
+            if self.path == "/api/repos/create":
+                request = json.loads(body)
+                hub.private = request.get("private", request.get("visibility") == "private")
+                answer = {"url": f"{hub.url}/{REPO}"}
+            elif self.path == "/api/validate-yaml":
+                metadata = yaml.safe_load(json.loads(body)["content"].split("---\n")[1])
+                valid = not hub.refuse_cards and {"license", "license_name", "license_link"} <= metadata.keys()
+                status, answer = (200, {"errors": [], "warnings": []}) if valid else (400, {"errors": [CARD_ERROR]})
+            elif self.path == f"/api/models/{REPO}/preupload/main":
+                paths = [file["path"] for file in json.loads(body)["files"]]
+                answer = {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}
+            elif self.path == f"/api/models/{REPO}/commit/main":
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                answer = {"commitOid": "c" * 40, "commitUrl": f"{hub.url}/{REPO}/commit/{'c' * 40}"}
+            content = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        hub.url = f"http://127.0.0.1:{http.server_port}"
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+CARD_ERROR = {"message": "the card is refused"}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with serve() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_fake")
+        monkeypatch.setenv("no_proxy", "*")
+        yield hub
+
+
+def convert(folder, name, tag=True):
+    """What `convert` writes for published weights, or with no tag for somebody's own."""
+    arch, _, of = name.partition(".")
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    torch.save(export_state_dict(timm.create_model(arch).state_dict(), arch, "cvnets"), folder / "official.pt")
+    args = ["convert", folder / "official.pt", "--arch", arch, "--out", folder / "converted"]
+    result = CliRunner().invoke(app, [str(arg) for arg in [*args, *(["--tag", of] if tag else [])]])
+    assert result.exit_code == 0, result.output
+    return folder / "converted"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return convert(tmp_path_factory.mktemp("weights"), NAME)
+
+
+def test_weights_and_card_are_uploaded_in_one_commit(hub, directory):
+    result = run(NAME, "--checkpoint", directory, "--push", REPO, "--private")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{hub.url}/{REPO}/commit/{'c' * 40}\n"
+    assert hub.files == {
+        "README.md": str(model_card(NAME)).encode(),
+        **{file: (directory / file).read_bytes() for file in ("config.json", "model.safetensors")},
+    }
+    assert hub.requests.count(f"/api/models/{REPO}/commit/main") == 1
+    assert "Bearer hf_fake" in hub.tokens
+    assert hub.private
+    push_model(directory, NAME, REPO)
+    assert not hub.private
+
+
+def test_a_licence_text_goes_along(hub, tmp_path):
+    directory = convert(tmp_path, NAME)
+    (directory / "LICENSE").write_text("the notice")
+    (directory / "notes.txt").write_text("not for others")
+    push_model(directory, NAME, REPO)
+    assert hub.files["LICENSE"] == b"the notice"
+    assert hub.files.keys() == {"README.md", "LICENSE", "config.json", "model.safetensors"}
+
+
+def test_what_was_uploaded_loads(hub, directory, tmp_path):
+    push_model(directory, NAME, REPO)
+    for file, content in hub.files.items():
+        (tmp_path / file).write_bytes(content)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    original = timm.create_model(f"local-dir:{directory}", pretrained=True)
+    assert loaded.state_dict().keys() == original.state_dict().keys()
+    assert all((loaded.state_dict()[key] == value).all() for key, value in original.state_dict().items())
+    assert loaded.pretrained_cfg["license"] == ModelCard.load(tmp_path / "README.md").data.license_name
+
+
+def test_a_card_that_the_hub_refuses_is_not_followed_by_weights(hub, directory):
+    hub.refuse_cards = True
+    result = run(NAME, "--checkpoint", directory, "--push", REPO)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert CARD_ERROR["message"] in result.stderr
+    assert not hub.files
+
+
+def test_weights_that_must_not_be_redistributed_stay_here(hub, tmp_path):
+    directory = convert(tmp_path, CLOSED)
+    result = run(CLOSED, "--checkpoint", directory, "--push", REPO)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "does not allow to upload the weights again" in result.stderr
+    # Nor under the name of weights that may be.
+    result = run(NAME, "--checkpoint", directory, "--push", REPO)
+    assert result.exit_code == 1
+    assert f"holds {CLOSED}, not {NAME}" in result.stderr
+    assert not hub.requests
+
+
+def test_directories_that_do_not_do(hub, directory, tmp_path):
+    (tmp_path / "config.json").write_bytes((directory / "config.json").read_bytes())
+    own = convert(tmp_path / "own", NAME, tag=False)
+    for args, code, message in (
+        ((NAME, "--checkpoint", tmp_path, "--push", REPO), 1, "lacks model.safetensors"),
+        ((NAME, "--checkpoint", own, "--push", REPO), 1, f"not {NAME}: the card would say nothing"),
+        (("mobilevitv2_0_5.cvnets", "--checkpoint", directory, "--push", REPO), 1, f"did you mean {NAME}"),
+        (("mobilevitv2_0_5.cvnets",), 1, f"did you mean {NAME}"),
+        ((NAME, "--push", REPO), 2, "go together"),
+        ((NAME, "--checkpoint", directory), 2, "go together"),
+        ((NAME, "--checkpoint", directory, "--push", REPO, "--out", tmp_path), 2, "exclude each other"),
+    ):
+        result = run(*args)
+        assert (result.exit_code, result.stdout) == (code, ""), result.output
+        assert message in result.stderr
+    assert not hub.requests

@@ -1,0 +1,335 @@
+"""ONNX files and the command `timm-mobilevit export`."""
+
+import json
+import warnings
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from timm_mobilevit import MobileViT
+from timm_mobilevit.network.layers import ConvNormAct
+from timm_mobilevit.variants import VARIANTS
+
+onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+pytest.importorskip("onnxscript", reason="needs the extra onnx")
+
+from timm_mobilevit.cli import app  # noqa: E402
+from timm_mobilevit.export import check_onnx, export_onnx  # noqa: E402
+
+NAMES = timm.list_models(module="mobilevit_zoo")
+# The smallest variant of each kind of block.
+KINDS = [
+    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
+    for kind in sorted({variant.block for variant in VARIANTS.values()})
+]
+SIZE = (3, 64, 96)
+
+
+def run_file(path, images):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return dict(
+        zip((o.name for o in session.get_outputs()), session.run(None, {"images": images.numpy()}), strict=True)
+    )
+
+
+def shallow(name, num_classes=10):
+    """A model with every kind of layer that the variant has, once per stage: exporting takes a third of the time."""
+    variant = replace(VARIANTS[name], stage2_depth=1, transformer_depths=(1, 1, 1))
+    return trained_looking(MobileViT(variant, num_classes=num_classes))
+
+
+def trained_looking(model):
+    """Give norms and biases something to say, as those of a new model do not."""
+    for key, tensor in model.state_dict().items():
+        if key.endswith("running_var"):
+            nn.init.uniform_(tensor, 0.5, 1.5)
+        elif tensor.ndim == 1:
+            nn.init.normal_(tensor, 1.0 if key.endswith("weight") else 0.0, 0.1)
+    return model.eval()
+
+
+def metadata_of(path):
+    return {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+
+
+def close(actual, expected):
+    """Within 1e-4 of the standard deviation."""
+    torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-4 * expected.std().item())
+
+
+def check_any_batch_and_size(model, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_onnx(model, path, input_size=SIZE, check=False)
+    for batch, height, width in ((1, 64, 96), (3, 64, 96), (2, 96, 64), (1, 100, 71)):
+        images = torch.rand(batch, 3, height, width)
+        with torch.inference_mode():
+            close(run_file(path, images)["logits"], model(images))
+    assert {opset.domain for opset in onnx.load(path).opset_import} == {""}  # no operators but ONNX's own
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_any_batch_and_size(name, tmp_path):
+    check_any_batch_and_size(shallow(name), tmp_path / "model.onnx")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_any_batch_and_size_of_every_model(name, tmp_path):
+    check_any_batch_and_size(trained_looking(timm.create_model(name, num_classes=10)), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_fixed_file_is_simple(name, tmp_path):
+    """Where all sizes are known there is nothing to compute about them, and no map is resized that need not be."""
+    path = tmp_path / "deep" / "model.onnx"
+    export_onnx(shallow(name), path, input_size=(3, 64, 64), dynamic_batch=False, dynamic_size=False)
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    used = {node.op_type for node in model.graph.node}
+    assert not used & {"Shape", "Range", "Resize", "BatchNormalization", "If", "Loop", "NonZero", "Identity"}
+    (images,) = model.graph.input
+    assert [d.dim_value for d in images.type.tensor_type.shape.dim] == [1, 3, 64, 64]
+    assert all(len(v.type.tensor_type.shape.dim) <= 5 for v in model.graph.value_info)  # Core ML's and NNAPI's limit
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+def test_backbone(tmp_path):
+    path = tmp_path / "backbone.onnx"
+    model = timm.create_model(KINDS[-1], features_only=True, out_indices=(1, 2)).eval()
+    export_onnx(model, path, input_size=SIZE, dynamic_size=False)
+    images = torch.rand(3, *SIZE)
+    outputs = run_file(path, images)
+    assert list(outputs) == ["feature_0", "feature_1"]
+    with torch.inference_mode():
+        for actual, expected in zip(outputs.values(), model(images), strict=True):
+            close(actual, expected)
+    assert metadata_of(path)["feature_reductions"] == [4, 8]
+
+
+def test_model_is_left_as_it_is_and_described(tmp_path):
+    path = tmp_path / "model.onnx"
+    overlay = {"label_names": ["cat", "dög"], "mean": (0.1, 0.2, 0.3)}
+    model = timm.create_model(KINDS[0], num_classes=2, pretrained_cfg_overlay=overlay)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    export_onnx(model, path, input_size=(3, 64, 64), dynamic_batch=False, dynamic_size=False, opset=20)
+    assert model.training
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert [opset.version for opset in onnx.load(path).opset_import] == [20]
+    metadata = metadata_of(path)
+    assert metadata["architecture"] == KINDS[0]
+    assert metadata["tag"] == model.pretrained_cfg["tag"]
+    assert metadata["interpolation"] == model.pretrained_cfg["interpolation"]
+    assert metadata["mean"] == [0.1, 0.2, 0.3]
+    assert metadata["labels"] == ["cat", "dög"]
+    assert metadata["input_size"] == [3, 64, 64]
+
+
+def test_single_class_and_no_class(tmp_path):
+    """One logit has no spread to compare with; without a classifier the outputs are features."""
+    for classes, output in ((1, "logits"), (0, "features")):
+        model = shallow(KINDS[0], num_classes=classes)
+        export_onnx(model, tmp_path / "model.onnx", input_size=(3, 64, 64), dynamic_batch=False, dynamic_size=False)
+        assert list(run_file(tmp_path / "model.onnx", torch.rand(1, 3, 64, 64))) == [output]
+
+
+class Small(nn.Module):
+    """Quick to export."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = ConvNormAct(3, 4, 3, stride=2)
+        self.eval()
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+class Flat(Small):
+    """Takes one size only."""
+
+    def forward(self, x):
+        return self.conv(x).reshape(x.shape[0], 4 * 8 * 8)
+
+
+class Branching(Small):
+    """Takes any size, but no graph does what it does."""
+
+    def forward(self, x):
+        return super().forward(x) if x.shape[-1] != 16 else self.conv(x).amax((2, 3))
+
+
+class Drifting(Small):
+    """Not the same function in the file: what a faulty translation would look like."""
+
+    def forward(self, x):
+        x = super().forward(x)
+        return 1.01 * x if torch.compiler.is_exporting() else x
+
+
+def test_file_that_computes_something_else_is_not_kept(tmp_path):
+    path = tmp_path / "model.onnx"
+    with pytest.raises(RuntimeError, match="logits differs from PyTorch's by"):
+        export_onnx(Drifting(), path, input_size=(3, 16, 16))
+    assert not list(tmp_path.iterdir())
+    path.write_text("an older file")
+    with pytest.raises(RuntimeError):
+        export_onnx(Drifting(), path, input_size=(3, 16, 16))
+    assert path.read_text() == "an older file"
+    export_onnx(Drifting(), path, input_size=(3, 16, 16), check=False)
+    with pytest.raises(RuntimeError, match="differs"):
+        check_onnx(path, Drifting(), [(1, 3, 16, 16)])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RuntimeError, match="not valid ONNX"):
+        check_onnx(path, Small(), [(1, 3, 16, 16)])
+
+
+def test_file_that_does_not_run_is_reported(tmp_path):
+    path = tmp_path / "model.onnx"
+    export_onnx(Small(), path, input_size=(3, 16, 16), dynamic_batch=False, dynamic_size=False)
+    with pytest.raises(RuntimeError, match=r"does not run on \[1, 3, 32, 32\]"):
+        check_onnx(path, Small(), [(1, 3, 32, 32)])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(Flat(), r"Flat does not take images of \[3, 3, 53, 21\]"), (Branching(), "Branching cannot be exported for any")],
+)
+def test_size_that_must_be_fixed(model, message, tmp_path):
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ValueError, match=f"{message}.*dynamic_size=False"):
+        export_onnx(model, path, input_size=(3, 16, 16))
+    assert not list(tmp_path.iterdir())
+    export_onnx(model, path, input_size=(3, 16, 16), dynamic_size=False)
+    images = torch.rand(5, 3, 16, 16)
+    with torch.inference_mode():
+        close(run_file(path, images)["logits"], model(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_size": (3, 64)}, "input_size must be channels, height and width"),
+        ({"input_size": (3, 64, 0)}, "input_size must be"),
+        ({"input_size": (1, 64, 64)}, "expected images of shape"),
+        ({"opset": 11}, "opset must be 18 or newer, got 11"),
+    ],
+)
+def test_bad_arguments(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export_onnx(timm.create_model(KINDS[0]), tmp_path / "model.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(ImportError, match=r'onnxscript.*pip install "timm-mobilevit\[onnx\]"'):
+        export_onnx(Small(), tmp_path / "model.onnx")
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["export", *map(str, args)])
+
+
+class TestCommand:
+    def test_checkpoint_and_directory_give_the_same(self, tmp_path):
+        checkpoint = tmp_path / "model_best.pth.tar"
+        state_dict = trained_looking(timm.create_model(KINDS[0], num_classes=3)).state_dict()
+        torch.save({"state_dict": state_dict}, checkpoint)
+        labels = tmp_path / "labels.txt"
+        labels.write_text("cat\ndog\neel")
+        convert = ["convert", checkpoint, "--arch", KINDS[0], "--labels", labels, "--img-size", 64, "--out"]
+        assert CliRunner().invoke(app, [*map(str, convert), str(tmp_path / "animals")]).exit_code == 0
+        first = run(KINDS[0], "--checkpoint", checkpoint, "--img-size", 64, "--static", "--out", tmp_path / "1.onnx")
+        second = run(tmp_path / "animals", "--static", "--out", tmp_path / "2.onnx")
+        for done in (first, second):
+            assert done.exit_code == 0, done.output
+            assert "images of 64×64 pixels" in done.stdout
+        images = torch.rand(1, 3, 64, 64)
+        expected = torch.from_numpy(run_file(tmp_path / "1.onnx", images)["logits"])
+        close(run_file(tmp_path / "2.onnx", images)["logits"], expected)
+        assert metadata_of(tmp_path / "2.onnx")["labels"] == ["cat", "dog", "eel"]
+        described = metadata_of(tmp_path / "1.onnx")
+        assert described["architecture"] == KINDS[0]
+        assert not {"tag", "license"} & described.keys()  # nobody published these weights
+
+    def test_backbone(self, tmp_path):
+        out = tmp_path / "backbone.onnx"
+        args = (KINDS[0], "--random-weights", "--backbone", "--out-indices", "1,-3", "--img-size", 64, "--fixed-size")
+        done = run(*args, "--out", out)
+        assert done.exit_code == 0, done.output
+        shapes = [tensor.shape for tensor in run_file(out, torch.rand(5, 3, 64, 64)).values()]
+        widths = VARIANTS[KINDS[0]].widths
+        assert shapes == [(5, widths[1], 16, 16), (5, widths[2], 8, 8)]
+        again = run(*args, "--out", out)
+        assert (again.exit_code, again.stdout) == (1, "")
+        assert "exists" in again.stderr
+
+    def test_int8(self, tmp_path):
+        for index in range(4):
+            pixels = torch.randint(256, (80, 64, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+        out = tmp_path / "int8.onnx"
+        args = (KINDS[0], "--random-weights", "--img-size", 64, "--static", "--int8", "--calibration", tmp_path)
+        done = run(*args, "--out", out)
+        assert done.exit_code == 0, done.output
+        assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
+        assert run_file(out, torch.rand(1, 3, 64, 64))["logits"].shape == (1, 1000)
+
+    def test_published_weights_are_the_default(self, tmp_path, monkeypatch):
+        """Never silently random ones: where they cannot be had, nothing is written."""
+        asked = []
+
+        def create_model(name, pretrained=False, **kwargs):
+            asked.append((name, pretrained))
+            raise OSError("no connection")
+
+        monkeypatch.setattr(timm, "create_model", create_model)
+        done = run(KINDS[0], "--out", tmp_path / "model.onnx")
+        assert (done.exit_code, asked) == (1, [(KINDS[0], True)])
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            (),
+            (KINDS[0], "--config", "ssdlite_mobilevitv3-xxs"),
+            (KINDS[0], "--checkpoint", "x.pth", "--random-weights"),
+            ("--config", "ssdlite_mobilevitv3-xxs", "--backbone"),
+            (KINDS[0], "--int8"),
+            (KINDS[0], "--calibration", "photos"),
+            (KINDS[0], "--format", "coreml", "--static"),
+            (KINDS[0], "--format", "executorch", "--int8", "--calibration", "photos"),
+        ],
+        ids=" ".join,
+    )
+    def test_wrong_usage(self, args, tmp_path):
+        assert run(*args, "--out", tmp_path / "model.onnx").exit_code == 2
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (("resnet50",), "unknown architecture 'resnet50'"),
+            ((KINDS[0], "--checkpoint", "missing.pth"), "no checkpoint file at missing.pth"),
+            ((KINDS[0], "--random-weights", "--backbone", "--out-indices", "last"), "such as 2,3,4; got 'last'"),
+            (("--config", "ssdlite_mobilevitv3-xxs"), "a config has no weights"),
+        ],
+    )
+    def test_failures_are_one_line(self, args, message, tmp_path):
+        done = run(*args, "--out", tmp_path / "model.onnx")
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+
+    def test_directory_has_its_own_weights(self, tmp_path):
+        done = run(tmp_path, "--random-weights", "--out", tmp_path / "model.onnx")
+        assert done.exit_code == 1
+        assert "holds weights of its own" in done.stderr

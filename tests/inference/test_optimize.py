@@ -1,0 +1,129 @@
+"""Models rewritten for inference against themselves."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from benchmarks.complexity import count
+from timm_mobilevit import optimize_for_inference
+from timm_mobilevit.evaluation.attention_maps import attention_maps
+from timm_mobilevit.inference.optimize import ImageWise, PointwiseConv2d
+from timm_mobilevit.variants import get_variant
+
+NAMES = timm.list_models(module="mobilevit_zoo")
+
+
+def build(name: str, **kwargs) -> nn.Module:
+    """A model whose batch norms are not the identity that they start as."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **kwargs).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+    return model
+
+
+def convolutions(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, (nn.Conv2d, PointwiseConv2d))]
+
+
+def assert_equal(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    assert (ours - expected).abs().max() <= 1e-5 * expected.std()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_the_model(name):
+    model = build(name, num_classes=10, drop_rate=0.1, proj_drop_rate=0.1, drop_path_rate=0.1)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    fast = optimize_for_inference(model)
+    x = torch.rand(2, 3, 72, 64)
+    with torch.inference_mode():
+        assert_equal(fast(x), model(x))
+        assert_equal(fast(x[:1]), model(x[:1]))
+    left = {type(module).__name__ for module in fast.modules()}
+    assert not left & {"BatchNorm2d", "Dropout", "DropPath"}
+    assert not any(p.requires_grad for p in fast.parameters())
+    assert fast.stages[0].module[0].conv2_kxk.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    for key, tensor in model.state_dict().items():  # the model itself is as it was
+        assert torch.equal(tensor, before[key]), key
+
+
+@pytest.mark.parametrize("name", NAMES[:1] + NAMES[-1:])
+def test_optimizes_what_timm_makes_of_a_model(name):
+    x = torch.rand(2, 3, 64, 64).double()
+    for kwargs in ({"features_only": True}, {"features_only": True, "out_indices": (1, 3), "output_stride": 16}):
+        model = build(name, **kwargs).double()
+        for ours, expected in zip(optimize_for_inference(model)(x), model(x), strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_optimizes_twice_and_from_training_mode():
+    model = build("mobilevitv2_0_5", num_classes=5)
+    x = torch.rand(2, 3, 64, 64)
+    expected = model(x)
+    once = optimize_for_inference(model.train())
+    assert_equal(once(x), expected)
+    assert_equal(optimize_for_inference(once)(x), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_are_joined_where_that_saves_work(name):
+    model = build(name, num_classes=10)
+    fast = optimize_for_inference(model)
+    whole = convolutions(fast.stages.early) + convolutions(fast.stages.late)
+    each = convolutions(fast.stages.stages)
+    # The stages of v2 end without activation or shortcut; so does the first stage of all that are named by a width,
+    # and there alone the convolution in between is not narrower than both its neighbours.
+    block = get_variant(name).block
+    joined = {"v1": 0, "v2": 3, "v3": 0, "v3_separable": 1}[block]
+    assert len(each) - len(whole) == joined
+    assert len({conv.weight for conv in whole} - {conv.weight for conv in each}) == joined  # the others are shared
+    saved = count(name, 64, 64)[1] - count(name, 64, 64, optimized=True)[1]
+    assert (saved > 0) == (joined > 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_map_of_each_stage_is_still_to_be_had(name):
+    model = build(name, num_classes=10).double()
+    fast = optimize_for_inference(model)
+    x = torch.rand(2, 3, 72, 64, dtype=torch.double)
+    with torch.inference_mode():
+        last, maps = fast.forward_intermediates(x)
+        expected_last, expected_maps = model.forward_intermediates(x)
+        torch.testing.assert_close(fast.forward_features(x), expected_last)
+        for ours, expected in zip((last, *maps), (expected_last, *expected_maps), strict=True):
+            torch.testing.assert_close(ours, expected)
+        for ours, expected in zip(attention_maps(fast, x), attention_maps(model, x), strict=True):
+            assert (ours.stage, ours.layer) == (expected.stage, expected.layer)
+            torch.testing.assert_close(ours.scores, expected.scores)
+        fast.prune_intermediate_layers([1])
+        torch.testing.assert_close(fast.forward_features(x), expected_maps[1])
+
+
+def test_whole_batches_where_others_order_the_work():
+    calls = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            calls.append(len(x))
+            return x
+
+    image_wise = ImageWise(Spy())
+    assert torch.equal(image_wise(torch.arange(3.0)), torch.arange(3.0))
+    assert calls == [1, 1, 1]
+    calls.clear()
+    torch.jit.trace(image_wise, torch.zeros(3), check_trace=False)
+    assert calls == [3]
+    fast = optimize_for_inference(build("mobilevitv3_0_5", num_classes=5))
+    x = torch.rand(3, 3, 64, 64)
+    assert_equal(torch.jit.script(fast)(x), fast(x))
+    assert_equal(torch.compile(fast, backend="eager", fullgraph=True)(x), fast(x))
+
+
+def test_refuses_what_holds_no_mobilevit():
+    with pytest.raises(ValueError, match=r"expected a MobileViT of timm_mobilevit.*got Sequential"):
+        optimize_for_inference(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))

@@ -1,0 +1,132 @@
+"""The backbone in mmengine: maps, weights, freezing, options, bad input."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from mm_models import KINDS, SMALL
+from mmengine.model import convert_sync_batchnorm
+from mmengine.registry import MODELS
+from safetensors.torch import save_file
+from torch import nn
+
+import timm_mobilevit.mm
+from timm_mobilevit.variants import VARIANTS
+from timm_mobilevit.weights.convert import export_state_dict
+
+
+def backbone(name=SMALL, **options):
+    return MODELS.build({"type": "TimmMobileViT", "model_name": name, **options})
+
+
+class TestBackbone:
+    def test_is_found_from_both_frameworks(self):
+        from mmdet.registry import MODELS as DETECTION
+        from mmseg.registry import MODELS as SEGMENTATION
+
+        for registry in (MODELS, DETECTION, SEGMENTATION):
+            assert registry.get("TimmMobileViT") is timm_mobilevit.mm.TimmMobileViT
+
+    @pytest.mark.parametrize("name", KINDS)
+    def test_maps_equal_timms(self, name):
+        model = backbone(name, out_indices=(1, -1), exact_feature_size=False).eval()
+        plain = timm.create_model(name).eval()
+        plain.load_state_dict(model.state_dict(), strict=False)
+        x = torch.rand(1, 3, 70, 97)
+        expected = plain.forward_intermediates(x, indices=[1, 4], intermediates_only=True)
+        torch.testing.assert_close(list(model(x)), expected)
+        assert model.out_channels == [VARIANTS[name].widths[i] for i in (1, 4)]
+
+    @pytest.mark.parametrize("output_stride", [8, 16, 32])
+    @pytest.mark.parametrize("name", KINDS)
+    def test_maps_are_exactly_size_over_stride(self, name, output_stride):
+        model = backbone(name, output_stride=output_stride).eval()
+        assert model.strides == [min(stride, output_stride) for stride in (2, 4, 8, 16, 32)]
+        maps = model(torch.rand(1, 3, 71, 98))
+        assert [tuple(x.shape[-2:]) for x in maps] == [(-(-71 // s), -(-98 // s)) for s in model.strides]
+
+    @pytest.mark.parametrize("layout", ["cvnets", "timm"])
+    def test_pretrained_file_survives_init_weights(self, layout, tmp_path):
+        trained = timm.create_model(SMALL, num_classes=7)
+        save_file(export_state_dict(trained.state_dict(), SMALL, layout), tmp_path / "model.safetensors")
+        model = backbone(pretrained=str(tmp_path / "model.safetensors"))
+        model.init_weights()
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, trained.state_dict()[key]), key
+
+    def test_pretrained_names(self, monkeypatch):
+        asked = []
+        create_model = timm.create_model
+
+        def record(model_name, pretrained=False, pretrained_cfg_overlay=None, **kwargs):
+            asked.append((model_name, pretrained, pretrained_cfg_overlay))
+            return create_model(model_name, **kwargs)
+
+        monkeypatch.setattr(timm, "create_model", record)
+        for pretrained in (True, "cvnets_in1k", "missing.pt", False):
+            backbone(pretrained=pretrained)
+        assert asked == [
+            (SMALL, True, None),
+            (f"{SMALL}.cvnets_in1k", True, None),
+            (SMALL, True, {"file": "missing.pt"}),
+            (SMALL, False, None),
+        ]
+
+    def test_frozen_stages_and_norm_eval(self):
+        model = backbone(frozen_stages=2, norm_eval=True).train()
+        assert not any(p.requires_grad for part in (model.stem, *model.stages[:2]) for p in part.parameters())
+        assert all(p.requires_grad for stage in model.stages[2:] for p in stage.parameters())
+        assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+        assert model.stages[2].training
+        before = model.stem.bn.running_mean.clone()
+        backbone(frozen_stages=0).train()
+        model(torch.rand(2, 3, 64, 64))
+        assert torch.equal(model.stem.bn.running_mean, before)
+        assert backbone().train().stem.bn.training
+
+    def test_checkpointing_changes_no_gradient(self):
+        model = backbone(norm_eval=True, out_indices=(3, 4)).train()
+        x = torch.rand(1, 3, 64, 64)
+        gradients = []
+        for model.with_cp in (False, True):
+            model.zero_grad()
+            sum(out.square().sum() for out in model(x)).backward()
+            gradients.append([p.grad.clone() for p in model.parameters()])
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b)
+
+    def test_options_reach_the_network(self):
+        model = backbone(proj_drop_rate=0.25, drop_path_rate=0.5, patch_size=(8, 4, 2))
+        assert model.stages[2][1].patch_h == 8
+        assert model.stages[2][1].transformer[0].attn.proj_drop.p == 0.25
+
+    def test_sync_batch_norm_keeps_the_activations(self):
+        model = backbone()
+        activations = sum(isinstance(m, nn.SiLU) for m in model.modules())
+        converted = convert_sync_batchnorm(model, "torch")
+        assert sum(isinstance(m, nn.SiLU) for m in converted.modules()) == activations
+        assert not any(type(m) is nn.BatchNorm2d for m in converted.modules())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"model_name": "mobilevitv3_9_9"}, "unknown architecture 'mobilevitv3_9_9'"),
+            ({"out_indices": (2, 5)}, r"out_indices must be stages from 0 to 4, got \(2, 5\)"),
+            ({"out_indices": ()}, "out_indices must be stages"),
+            ({"frozen_stages": 6}, "frozen_stages must be in"),
+            ({"output_stride": 4}, "output_stride must be 8, 16 or 32"),
+            ({"pretrained": True, "init_cfg": {"type": "Kaiming", "layer": "Conv2d"}}, "give one of them"),
+        ],
+    )
+    def test_bad_options(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            backbone(**options)
+
+
+def test_missing_extra_is_named():
+    code = "import sys; sys.modules['mmcv'] = None\nimport timm_mobilevit.mm"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'timm-mobilevit[mm]'" in done.stderr

@@ -1,0 +1,223 @@
+"""The digit configs with the tools of MMDetection and MMSegmentation: train, be killed, resume, test, two processes."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import mmdet
+import mmseg
+import numpy as np
+import pytest
+import typer
+from mmengine.config import Config
+from PIL import Image
+from typer.testing import CliRunner
+
+from benchmarks import mm_predict
+from benchmarks.mm_data import write_scenes
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "benchmarks" / "mm_digits").glob("*.py"))
+TOOLS = {module.__name__: Path(module.__file__).parent / ".mim" / "tools" for module in (mmdet, mmseg)}
+ENV = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+SIZE = 96
+SCENES = 16
+BATCH = 4
+EPOCHS = 3
+STEPS = SCENES // BATCH  # per epoch
+KILLED_AT = 2 * STEPS + 1  # in the middle of the last epoch
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    return write_scenes(root, train=SCENES, val=4, size=SIZE, digit_sides=(0.4, 0.7))
+
+
+def small_config(source, scenes, folder, **witness):
+    """The config for the small scenes, with everything it writes below ``folder``."""
+    config = Config.fromfile(source)
+    config.work_dir = str(folder / "work")
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = config[name]
+        loader.batch_size = BATCH
+        loader.dataset.data_root = str(scenes)
+        for step in loader.dataset.pipeline:
+            step.update({key: (SIZE, SIZE) for key in ("scale", "crop_size") if key in step})
+    for name in ("val_evaluator", "test_evaluator"):
+        if "ann_file" in config[name]:
+            config[name].ann_file = str(scenes / "annotations/val.json")
+    config.model.backbone.pretrained = False
+    if "size" in config.model.data_preprocessor:
+        config.model.data_preprocessor.size = (SIZE, SIZE)
+    if "decode_head" in config.model:
+        config.model.decode_head.dropout_ratio = 0  # mmengine does not store the state of random generators
+    config.train_cfg.update(max_epochs=EPOCHS, val_interval=EPOCHS)
+    config.param_scheduler[-1].end = EPOCHS
+    config.custom_imports.imports.append("mm_witness")
+    config.custom_hooks = [{"type": "Witness", "file": str(folder / "losses.txt"), **witness}]
+    return config
+
+
+def save(config, file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    config.dump(file)
+    return file
+
+
+def tool(name, config, *arguments, launcher=()):
+    command = [*launcher, sys.executable, TOOLS[Config.fromfile(config).default_scope] / name, config, *arguments]
+    return subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300
+    )
+
+
+def succeed(run):
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def losses(folder):
+    rows = (line.split() for line in (folder / "losses.txt").read_text().splitlines())
+    return [(int(step), float(loss)) for step, loss in rows]
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
+def run(request, scenes, tmp_path_factory):
+    """Folder of an unbroken run, with ``config.py`` beside the work folder."""
+    folder = tmp_path_factory.mktemp("run")
+    config = save(small_config(request.param, scenes, folder), folder / "config.py")
+    succeed(tool("train.py", config))
+    return folder
+
+
+def checkpoint(folder):
+    return folder / "work" / f"epoch_{EPOCHS}.pth"
+
+
+def last_metrics(folder):
+    """What the last evaluation below ``folder`` gave, without times."""
+    (file,) = folder.glob("*/2*.json")
+    return {key: value for key, value in json.loads(file.read_text()).items() if not key.endswith("time")}
+
+
+def last_validation(folder):
+    """What validation in training gave last: its metrics, the step, and times."""
+    *_, file = sorted((folder / "work").glob("*/vis_data/scalars.json"))  # one per start, named by its time
+    return json.loads(file.read_text().splitlines()[-1])
+
+
+def predictions(folder):
+    masks = sorted((folder / "out").glob("*.png"))
+    if masks:
+        return [np.asarray(Image.open(file)) for file in masks]
+    instances = [sample["pred_instances"] for sample in pickle.loads((folder / "out.pkl").read_bytes())]
+    return [instance[key].numpy() for instance in instances for key in ("bboxes", "scores", "labels")]
+
+
+def test_loss_falls_and_checkpoint_is_saved(run):
+    steps, values = zip(*losses(run), strict=True)
+    assert list(steps) == list(range(EPOCHS * STEPS))
+    assert np.mean(values[-STEPS:]) < 0.9 * np.mean(values[:STEPS])
+    assert checkpoint(run).is_file()
+    assert (run / "work" / "last_checkpoint").read_text() == str(checkpoint(run))
+
+
+def test_killed_run_resumes_on_the_same_curve(run, scenes, request, tmp_path):
+    source = request.node.callspec.params["run"]
+    killed = tool(
+        "train.py", save(small_config(source, scenes, tmp_path, kill_at=KILLED_AT), tmp_path / "killed" / "config.py")
+    )
+    assert killed.returncode == -9, killed.stderr[-3000:]
+    assert [step for step, _ in losses(tmp_path)] == list(range(KILLED_AT))
+    (tmp_path / "losses.txt").unlink()
+
+    succeed(tool("train.py", save(small_config(source, scenes, tmp_path), tmp_path / "config.py"), "--resume"))
+    unbroken = losses(run)[-STEPS:]
+    resumed = losses(tmp_path)
+    assert [step for step, _ in resumed] == [step for step, _ in unbroken]
+    np.testing.assert_allclose([loss for _, loss in resumed], [loss for _, loss in unbroken], rtol=1e-4)
+    expected, validated = (
+        {key: value for key, value in last_validation(folder).items() if not key.endswith("time")}
+        for folder in (run, tmp_path)
+    )
+    assert len(expected) > 1  # more than the step
+    assert validated == pytest.approx(expected, rel=1e-2, abs=1e-2)
+
+
+def test_testing_twice_gives_what_training_measured(run, tmp_path):
+    metrics, found = [], []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        out = folder / ("out" if "mmseg" in (run / "config.py").read_text() else "out.pkl")
+        succeed(tool("test.py", run / "config.py", checkpoint(run), "--work-dir", folder / "work", "--out", out))
+        metrics.append(last_metrics(folder / "work"))
+        found.append(predictions(folder))
+    assert metrics[0] == metrics[1]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    validated = last_validation(run)
+    assert {key: validated[key] for key in metrics[0]} == pytest.approx(metrics[0])
+
+
+def test_prediction_is_drawn(run, scenes, tmp_path):
+    app = typer.Typer()
+    app.command()(mm_predict.main)
+    images = sorted((scenes / "img_dir" / "val").iterdir())[:2]
+    picture = tmp_path / "picture.png"
+    arguments = [run / "config.py", checkpoint(run), *images, "--out", picture, "--height", 128, "--min-score", 0]
+    for rows in (1, 2):
+        below = ["--below", picture] if rows == 2 else []
+        result = CliRunner().invoke(app, [str(argument) for argument in [*arguments, *below]])
+        assert result.exit_code == 0, result.output
+        assert Image.open(picture).size == (256, rows * 128)
+    plain = np.concatenate([np.asarray(Image.open(image).resize((128, 128))) for image in images], axis=1)
+    drawn = np.asarray(Image.open(picture).convert("RGB"))[:128]
+    assert np.abs(drawn.astype(float) - plain).mean() > 3  # of 255, and more than the palette changes
+    assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
+
+
+@pytest.mark.parametrize("source", CONFIGS, ids=lambda path: path.stem)
+def test_two_processes_equal_one_with_the_double_batch(source, tmp_path):
+    """Every step sees the same four scenes: a process takes every second one.
+
+    That the mean of two losses is the loss of all asks for three things. Batch norms are frozen: on the CPU nothing
+    synchronises them. Nothing is random but the weights, which a seed fixes. And all scenes get the same boxes: the
+    detector divides by the number of positive anchors, of which both processes have the same number then.
+    """
+    scenes = write_scenes(tmp_path / "scenes", train=2 * BATCH, val=1, size=SIZE, digit_sides=(0.4, 0.7))
+    file = scenes / "annotations/train.json"
+    content = json.loads(file.read_text())
+    boxes = [box for box in content["annotations"] if box["image_id"] == 0]
+    content["annotations"] = [
+        {**box, "image_id": image["id"], "id": 1 + len(boxes) * image["id"] + i}
+        for image in content["images"]
+        for i, box in enumerate(boxes)
+    ]
+    file.write_text(json.dumps(content))
+
+    def train(name, batch, *arguments, launcher=()):
+        folder = tmp_path / name
+        config = small_config(source, scenes, folder, freeze_norms=True)
+        config.train_dataloader.update(batch_size=batch, num_workers=0)
+        config.train_dataloader.sampler.shuffle = False
+        config.train_dataloader.dataset.pipeline = config.val_dataloader.dataset.pipeline
+        config.train_cfg.update(max_epochs=1, val_interval=2)
+        succeed(tool("train.py", save(config, folder / "config.py"), *arguments, launcher=launcher))
+        return [loss for _, loss in losses(folder)]
+
+    single = train("single", BATCH)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    # mmengine asks for a GPU of that number, but for a negative one.
+    double = train("double", BATCH // 2, "--launcher", "pytorch", launcher=[*torchrun, "env", "LOCAL_RANK=-1"])
+    assert len(single) == 2
+    assert single[0] != pytest.approx(single[1], rel=1e-3)
+    assert double[0] == pytest.approx(single[0], rel=1e-5)
+    assert double[1] == pytest.approx(single[1], rel=1e-3)  # after a step with the mean of both gradients

@@ -1,0 +1,225 @@
+"""Servers that stall, cut, lie and flood: the download is resumed, or ends in an error that says how to go on."""
+
+import dataclasses
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from archives import PACKERS
+from fetched import APPLE_ROW, FOLDER, MICRON, assert_nothing_left, assert_weights, unavailable
+from servers import RELEASE, Fault, Server
+
+from timm_mobilevit.weights.fetch import fetch_weights, transfer
+from timm_mobilevit.weights.fetch.archive import take_checkpoint
+from timm_mobilevit.weights.fetch.naming import CHECKPOINT
+from timm_mobilevit.weights.pretrained import WEIGHTS
+
+ARCHIVED = "mobilevitv3_S_e300_7930"
+MEMBER = f"{ARCHIVED}/{CHECKPOINT}"
+PART = Path("timm-mobilevit") / MICRON / "download.part"
+OK = b"HTTP/1.0 200 OK\r\n"
+
+
+def test_a_server_that_never_answers(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transfer, "_TIMEOUT", 0.1)
+    server.add(RELEASE, b"", faults=[Fault(raw=b"", stall=1.0)] * 5)
+    assert "timed out" in unavailable(tmp_path)
+    assert len(server.requests) == 5
+
+
+def test_a_stall_in_the_middle_is_resumed(
+    server: Server, tmp_path: Path, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(transfer, "_TIMEOUT", 0.2)
+    server.release({f"{FOLDER}.pt": checkpoint})
+    server.asset(f"{FOLDER}.pt").faults = [Fault(cut_after=len(checkpoint) // 3, stall=1.0)] * 2
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+    assert sum(server.sent(f"/assets/{FOLDER}.pt")) == len(checkpoint)  # not a byte twice
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.0 999 What\r\n\r\n",
+        OK + b"x: y\r\n" * 200 + b"\r\n",
+        OK + b"x: " + b"y" * 100_000 + b"\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nnot a number\r\n",
+        OK + b"Content-Length: many\r\n\r\nweights",
+        OK + b"Content-Length: -7\r\n\r\nweights",
+        OK + b"Content-Length: 10000000000000\r\n\r\nweights",
+        OK + b"Content-Encoding: gzip\r\n\r\n\x1f\x8bweights",
+        b"HTTP/1.0 204 No Content\r\n\r\n",
+        b"HTTP/1.0 206 Partial Content\r\nContent-Range: bytes 0-6/*\r\n\r\nweights",
+        b"HTTP/1.0 206 Partial Content\r\nContent-Range: lines 1-2\r\n\r\nweights",
+        b"HTTP/1.0 302 Found\r\nLocation: file:///etc/hostname\r\n\r\n",
+        b"HTTP/1.0 302 Found\r\nLocation: ftp://127.0.0.1:9/weights\r\n\r\n",
+        b"HTTP/1.0 302 Found\r\n\r\n",
+        b"HTTP/1.0 429 Slow down\r\nRetry-After: Mon, 01 Jan 0001 00:00:00 -0000\r\n\r\n",
+        b"HTTP/1.0 429 Slow down\r\nRetry-After: " + b"9" * 400 + b"\r\n\r\n",
+    ],
+    ids=lambda head: repr(head[:60]),
+)
+@pytest.mark.parametrize("name", [MICRON, APPLE_ROW])
+def test_answers_that_make_no_sense(
+    server: Server, tmp_path: Path, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch, head: bytes, name: str
+):
+    """In place of the file: Micron's size is known from the release, Apple's is not."""
+    if name == MICRON:
+        server.release({f"{FOLDER}.pt": checkpoint})
+        server.asset(f"{FOLDER}.pt").faults = [Fault(raw=head)] * 10
+    else:
+        url = server.add("/mobilevitv2-0.5.pt", b"", faults=[Fault(raw=head)] * 10)
+        monkeypatch.setitem(WEIGHTS, name, dataclasses.replace(WEIGHTS[name], url=url))
+    assert len(unavailable(tmp_path, name)) < 2000
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("work"))
+
+
+def test_a_loop_of_redirects(server: Server, tmp_path: Path):
+    server.add(RELEASE, b"", faults=[Fault(status=302, headers={"Location": RELEASE})] * 99)
+    assert "redirect" in unavailable(tmp_path)
+    assert len(server.requests) < 20
+
+
+@pytest.mark.parametrize("name", [MICRON, APPLE_ROW])
+def test_a_body_without_end_is_given_up(
+    server: Server, tmp_path: Path, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setattr(transfer, "_MAX_BYTES", 10_000_000)
+    flood = [Fault(raw=OK + b"\r\n", endless=True)]
+    if name == MICRON:
+        server.release({f"{FOLDER}.pt": checkpoint})
+        server.asset(f"{FOLDER}.pt").faults = flood
+    else:
+        url = server.add("/mobilevitv2-0.5.pt", b"", faults=flood)
+        monkeypatch.setitem(WEIGHTS, name, dataclasses.replace(WEIGHTS[name], url=url))
+    assert "got more" in unavailable(tmp_path, name)
+    assert_nothing_left(tmp_path)
+    assert server.requests[-1].sent < 50_000_000
+
+
+def test_a_release_without_end_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transfer, "_MAX_JSON", 1_000_000)
+    server.add(RELEASE, b"", faults=[Fault(raw=OK + b"\r\n", endless=True)])
+    assert "expected at most 1000000 bytes of JSON" in unavailable(tmp_path) or "not the answer" in unavailable(
+        tmp_path
+    )
+    assert server.requests[0].sent < 20_000_000
+
+
+def test_a_release_that_is_cut_is_asked_for_again(server: Server, tmp_path: Path, checkpoint: bytes):
+    server.release({f"{FOLDER}.pt": checkpoint})
+    server.files[RELEASE].faults = [Fault(cut_after=20)] * 2
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+
+
+@pytest.mark.parametrize(
+    "asset",
+    [
+        {"name": 7},
+        {"name": "x" * 300 + ".pt"},
+        {"name": f"../../{FOLDER}.pt", "browser_download_url": "file:///etc/hostname"},
+        {"name": f"{FOLDER}\0.pt"},
+        {"name": f"{FOLDER}\ud800.pt"},
+        {"browser_download_url": None},
+        {"browser_download_url": ["http://127.0.0.1:9"]},
+        {"browser_download_url": "http://[::1"},
+        {"browser_download_url": "http://127.0.0.1:9\r\nHost: elsewhere"},
+        {"size": -1},
+        {"size": 10**18},
+        {"size": "large"},
+        {"size": float("inf")},
+        {"digest": 7},
+        {"digest": "sha256:"},
+    ],
+    ids=repr,
+)
+def test_releases_that_make_no_sense(server: Server, tmp_path: Path, checkpoint: bytes, asset: dict[str, object]):
+    url = server.add(f"/assets/{FOLDER}.pt", checkpoint)
+    good = {"name": f"{FOLDER}.pt", "browser_download_url": url, "size": len(checkpoint)}
+    server.add(RELEASE, json.dumps({"assets": [good | asset]}).encode())
+    if asset == {"digest": 7}:  # no checksum that we know
+        assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+    else:
+        unavailable(tmp_path)
+        assert_nothing_left(tmp_path)
+
+
+def test_a_release_that_is_nested_deeply(server: Server, tmp_path: Path):
+    server.add(RELEASE, b"[" * 200_000)
+    unavailable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "note", ['{"url": "%s", "validator": ["x"]}', '{"url": "%s", "validator": "a\\nb"}', "[]", "7"]
+)
+def test_a_note_that_makes_no_sense(server: Server, tmp_path: Path, checkpoint: bytes, note: str):
+    server.release({f"{FOLDER}.pt": checkpoint})
+    part = tmp_path / PART
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+    text = note.replace("%s", f"{server.url}/assets/{FOLDER}.pt")
+    part.with_name("download.part.json").write_text(text)
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+
+
+def test_a_validator_that_cannot_be_sent_back_does_not_poison_the_next_call(
+    server: Server, tmp_path: Path, checkpoint: bytes
+):
+    server.release({f"{FOLDER}.pt": checkpoint})
+    head = OK + b'ETag: "a\r\n b"\r\nContent-Length: %d\r\n\r\n' % len(checkpoint)
+    server.asset(f"{FOLDER}.pt").faults = [Fault(raw=head + checkpoint[:1000])]
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+
+
+CHILD = """
+import sys
+from timm_mobilevit.weights.fetch import fetch_weights
+print(fetch_weights(*sys.argv[1:]))
+"""
+
+
+def test_a_process_that_is_killed_leaves_its_part_to_the_next(server: Server, tmp_path: Path, checkpoint: bytes):
+    server.release({f"{FOLDER}.pt": checkpoint})
+    server.asset(f"{FOLDER}.pt").faults = [Fault(cut_after=len(checkpoint) // 2, stall=60.0)]
+    child = subprocess.Popen([sys.executable, "-c", CHILD, MICRON, tmp_path], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not ((tmp_path / PART).exists() and (tmp_path / PART).stat().st_size == len(checkpoint) // 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+    assert server.sent(f"/assets/{FOLDER}.pt")[-1] == len(checkpoint) - len(checkpoint) // 2
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_archives_with_flipped_bits(kind: str, tmp_path: Path):
+    """Each gives the checkpoint, nothing, or an error that names the archive."""
+    draw, weights = random.Random(0), random.Random(1).randbytes(20_000)
+    content = PACKERS[kind]({"notes.txt": b"x" * 3000, MEMBER: weights})
+    archive, target = tmp_path / f"asset.{kind}", tmp_path / "target"
+    complaints = []
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(draw.randint(1, 4)):
+            # Two thirds of them in the headers, which are at the start and, of a zip, at the end.
+            at = draw.choice([draw.randrange(len(content)), draw.randrange(600), -1 - draw.randrange(400)])
+            damaged[at] ^= 1 << draw.randrange(8)
+        archive.write_bytes(damaged)
+        try:
+            take_checkpoint(archive, ARCHIVED, target)
+        except ValueError as error:
+            complaints.append(str(error))
+        assert {file.name for file in tmp_path.iterdir()} <= {archive.name, target.name}
+    assert len(complaints) > 20
+    assert all(archive.name in complaint for complaint in complaints)

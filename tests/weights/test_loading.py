@@ -1,0 +1,170 @@
+"""Pretrained weights through timm's own doors: any recognised file, any number of classes and channels."""
+
+import logging
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models import PretrainedCfg, get_pretrained_cfg
+
+from timm_mobilevit.variants import VARIANTS
+from timm_mobilevit.weights.convert import export_state_dict
+from timm_mobilevit.weights.pretrained import WEIGHTS
+
+NAMES = timm.list_models(module="mobilevit_zoo")
+SMALL = min((name for name in NAMES if VARIANTS[name].block == "v1"), key=lambda name: VARIANTS[name].widths)
+NAME = "mobilevitv1_s"  # has two rows whose files differ in channel order
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model with random weights, and its checkpoint in the naming of CVNets."""
+    model = timm.create_model(SMALL, num_classes=10).eval()
+    torch.save(export_state_dict(model.state_dict(), SMALL, "cvnets"), tmp_path / "theirs.pt")
+    return model, str(tmp_path / "theirs.pt")
+
+
+def from_file(name, file, **kwargs):
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": file}, **kwargs).eval()
+
+
+def test_classes_of_the_file_are_kept(trained):
+    model, file = trained
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(from_file(SMALL, file, num_classes=10)(x), model(x))
+
+
+def test_other_classes_get_a_new_classifier(trained, caplog):
+    model, file = trained
+    with caplog.at_level(logging.WARNING):
+        other = from_file(SMALL, file, num_classes=3)
+    assert not caplog.records
+    x = torch.rand(2, 3, 64, 64)
+    assert other(x).shape == (2, 3)
+    torch.testing.assert_close(other.forward_features(x), model.forward_features(x))
+    torch.testing.assert_close(
+        from_file(SMALL, file, num_classes=0)(x), model.forward_head(model.forward_features(x), pre_logits=True)
+    )
+
+
+@pytest.mark.parametrize("feature_cls", ["list", "dict", "getter"])
+def test_features_only(trained, feature_cls):
+    model, file = trained
+    features = from_file(SMALL, file, features_only=True, out_indices=(1, 4), feature_cls=feature_cls)
+    x = torch.rand(2, 3, 64, 64)
+    maps = features(x)
+    maps = list(maps.values()) if feature_cls == "dict" else maps
+    torch.testing.assert_close(maps, model.forward_intermediates(x, indices=[1, 4], intermediates_only=True))
+
+
+def test_input_channels_are_adapted(trained):
+    model, file = trained
+    grey = from_file(SMALL, file, num_classes=10, in_chans=1)
+    x = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(grey(x), model(x.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+
+
+def test_file_of_one_channel_stays_so(tmp_path):
+    model = timm.create_model("mobilevitv2_0_5", in_chans=1, num_classes=4).eval()
+    save_file(model.state_dict(), tmp_path / "grey.safetensors")
+    x = torch.rand(1, 1, 64, 64)
+    loaded = from_file("mobilevitv2_0_5", str(tmp_path / "grey.safetensors"), in_chans=1, num_classes=4)
+    torch.testing.assert_close(loaded(x), model(x))
+
+
+def test_file_without_classifier(trained, tmp_path):
+    model, _ = trained
+    weights = {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
+    torch.save(weights, tmp_path / "backbone.pt")
+    loaded = from_file(SMALL, str(tmp_path / "backbone.pt"))
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(loaded.forward_features(x), model.forward_features(x))
+
+
+def test_state_dict_and_local_directory(trained, tmp_path):
+    model, file = trained
+    x = torch.rand(1, 3, 64, 64)
+    loaded = timm.create_model(
+        SMALL,
+        pretrained=True,
+        num_classes=10,
+        pretrained_cfg_overlay={"state_dict": torch.load(file), "num_classes": 10},
+    ).eval()
+    torch.testing.assert_close(loaded(x), model(x))
+    timm.models.save_for_hf(model, tmp_path / "saved", safe_serialization=True)
+    torch.testing.assert_close(
+        timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()(x), model(x)
+    )
+
+
+def test_training_checkpoint_through_checkpoint_path(trained, tmp_path):
+    model, _ = trained
+    torch.save({"state_dict": model.state_dict(), "epoch": 1, "arch": SMALL}, tmp_path / "last.pth.tar")
+    x = torch.rand(1, 3, 64, 64)
+    loaded = timm.create_model(SMALL, num_classes=10, checkpoint_path=str(tmp_path / "last.pth.tar")).eval()
+    torch.testing.assert_close(loaded(x), model(x))
+
+
+def test_the_row_names_the_channel_order(tmp_path):
+    model = timm.create_model(NAME, num_classes=10)
+    stem = model.stem.conv.weight
+    torch.save(export_state_dict(model.state_dict(), NAME, "cvnets", channel_order="rgb"), tmp_path / "file.pt")
+    for row, expected in (("cvnets_in1k", stem.flip(1)), ("cvnets_rangeaugment_in1k", stem)):
+        loaded = from_file(f"{NAME}.{row}", str(tmp_path / "file.pt"), num_classes=10)
+        assert torch.equal(loaded.stem.conv.weight, expected)
+    save_file(model.state_dict(), tmp_path / "ours.safetensors")  # timm's layout is RGB whatever the row says
+    assert torch.equal(from_file(NAME, str(tmp_path / "ours.safetensors"), num_classes=10).stem.conv.weight, stem)
+
+
+def test_bad_files_are_named(trained, tmp_path):
+    _, file = trained
+    with pytest.raises(FileNotFoundError, match="no checkpoint file at"):
+        from_file(SMALL, str(tmp_path / "nothing.pt"))
+    with pytest.raises(ValueError, match=rf"cannot load {file}: this is no cvnets checkpoint of {NAME}"):
+        from_file(NAME, file)
+
+
+def test_a_row_that_only_we_can_download_becomes_a_file(monkeypatch, tmp_path):
+    name = next(name for name in WEIGHTS if WEIGHTS[name].folder)
+    arch = name.partition(".")[0]
+    model = timm.create_model(arch).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    asked = []
+
+    def fetch_weights(row, cache_dir=None):
+        asked.append((row, cache_dir))
+        return tmp_path / "model.safetensors"
+
+    monkeypatch.setattr("timm_mobilevit.weights.fetch.fetch_weights", fetch_weights)
+    loaded = timm.create_model(name, pretrained=True, cache_dir=tmp_path)
+    assert asked == [(name, tmp_path)]
+    assert torch.equal(loaded.head.fc.weight, model.head.fc.weight)
+    assert timm.create_model(arch, pretrained=False)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_pretrained_rows_as_timm_sees_them(name):
+    row, cfg = WEIGHTS[name], get_pretrained_cfg(name)
+    assert isinstance(cfg, PretrainedCfg)
+    assert cfg.has_weights
+    assert timm.is_model_pretrained(name.partition(".")[0])
+    assert cfg.architecture == name.partition(".")[0]
+    assert (cfg.mean, cfg.std) == ((0, 0, 0), (1, 1, 1))
+    assert cfg.input_size == (3, row.size, row.size)
+    assert int(row.size / cfg.crop_pct) == (288 if row.size == 256 else 384)  # the references' shorter side
+    assert cfg.license == row.license
+    assert cfg.paper_ids
+    assert cfg.origin_url.startswith("https://")
+    assert 60 < row.top1 < 90
+    assert not row.reproduced
+    assert row.interpolation == ("bilinear" if row.channel_order == "bgr" else "bicubic")
+    assert bool(row.hf_hub_id) != bool(row.url)
+
+
+def test_the_table_is_complete():
+    assert len(WEIGHTS) == 33
+    assert {name.partition(".")[0] for name in WEIGHTS} == set(VARIANTS)
+    urls = [row.url + str(row.folder) for row in WEIGHTS.values() if row.url]
+    assert len(set(urls)) == len(urls)

@@ -1,0 +1,153 @@
+"""A trained model rewritten for inference: it computes the same, faster, and cannot be trained any more."""
+
+import copy
+from typing import TypeGuard
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..network.layers import ConvNormAct, Stem
+from ..network.model import MobileViT
+from ..network.norm_act import is_traced
+from .joined_stages import JoinedStages, all_inverted_residuals
+
+
+def optimize_for_inference(model: nn.Module) -> nn.Module:
+    """Fold batch norms into convolutions, drop what only training needs, and lay the weights out channels-last.
+
+    Activations work in place, and on a CPU the stem and the stages before the first MobileViT block run image by
+    image: their maps then stay in the cache, which those of a whole batch do not. The stages of a classifier run as one
+    (``timm_mobilevit.inference.joined_stages``), so forward hooks on its blocks are not called;
+    ``forward_intermediates`` returns the map of each stage as ever.
+
+    Args:
+        model: A model of this package, or a network that contains one, such as a detector or segmentor of
+            ``timm_mobilevit.mm``. It is not changed.
+
+    Returns:
+        A copy in evaluation mode. Outputs of a classifier or backbone equal those of ``model`` within 1e-5 of their
+        standard deviation; a head that rounds more in float32 differs by about as much as it rounds. The names of the
+        copy's parameters are its own: save and load the model, not the copy.
+
+    Raises:
+        ValueError: If there is no block of this package in the model.
+
+    Example:
+        >>> import timm, timm_mobilevit
+        >>> model = timm.create_model("mobilevitv3_xxs", num_classes=10).eval()
+        >>> fast = timm_mobilevit.optimize_for_inference(model)
+        >>> images = torch.rand(2, 3, 64, 64)
+        >>> torch.allclose(fast(images), model(images), atol=1e-5)
+        True
+    """
+    if not any(isinstance(module, ConvNormAct) for module in model.modules()):
+        raise ValueError(
+            f"expected a MobileViT of timm_mobilevit or a network that contains one, got {type(model).__name__}"
+        )
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    fold_norms(model)
+    if isinstance(model, MobileViT) and type(model.stages) is nn.Sequential:
+        model.stages = JoinedStages(model.stages)  # type: ignore[assignment]  # it gives the single stages as well
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, (nn.Dropout, DropPath)):
+                setattr(module, name, nn.Identity())
+            elif isinstance(child, nn.SiLU):
+                setattr(module, name, nn.SiLU(inplace=True))
+            elif PointwiseConv2d.fits(child):
+                setattr(module, name, PointwiseConv2d(child))
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Stem) or (isinstance(child, nn.Sequential) and all_inverted_residuals(child)):
+                setattr(module, name, ImageWise(child))
+    return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+class ImageWise(nn.Module):
+    """Run a module on a CPU image by image.
+
+    Args:
+        module: Module that treats every image of a batch by itself.
+
+    Example:
+        >>> ImageWise(nn.Conv2d(3, 8, 3))(torch.zeros(4, 3, 8, 8)).shape
+        torch.Size([4, 8, 6, 6])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a batch of images or maps to what the module makes of it."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self.module(x)  # type: ignore[no-any-return]
+        # Compilers and exporters order the work themselves; looking at the batch size would fix it for them.
+        elif not is_traced() and x.device.type == "cpu" and len(x) > 1:
+            return torch.cat([self.module(image) for image in x.split(1)])  # type: ignore[no-untyped-call]
+        else:
+            return self.module(x)  # type: ignore[no-any-return]
+
+
+class PointwiseConv2d(nn.Module):
+    """A 1×1 convolution that runs in oneDNN where that is faster.
+
+    On one CPU thread PyTorch sends a 1×1 convolution of a single image to a routine of its own, which is slower on
+    large maps. A dilated one always goes to oneDNN, and a kernel of one pixel has nothing to dilate.
+
+    Args:
+        conv: The convolution; its parameters are shared.
+
+    Example:
+        >>> conv, x = nn.Conv2d(3, 8, 1), torch.rand(1, 3, 32, 32)
+        >>> torch.allclose(PointwiseConv2d(conv)(x), conv(x), atol=1e-6)
+        True
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.weight, self.bias = conv.weight, conv.bias
+
+    @staticmethod
+    def fits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+        """Whether a module is a plain 1×1 convolution."""
+        return (
+            type(module) is nn.Conv2d
+            and module.kernel_size == module.stride == (1, 1)
+            and module.padding == (0, 0)
+            and module.groups == 1
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_channels, H, W] to [B, out_channels, H, W]."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.conv2d(x, self.weight, self.bias)
+        else:
+            # Below a thousand pixels, bringing the weights into oneDNN's layout costs more than it saves.
+            large = not is_traced() and x.device.type == "cpu" and x.shape[-2] * x.shape[-1] >= 1024
+            return F.conv2d(x, self.weight, self.bias, dilation=2 if large else 1)
+
+
+def fold_norms(model: nn.Module) -> None:
+    """Fold every batch norm of a network in evaluation mode into the convolution before it."""
+    for module in model.modules():
+        _fold_norm(module)
+
+
+def _fold_norm(module: nn.Module) -> None:
+    """Fold the batch norm of our ConvNormAct, or of mmcv's ConvModule, into the convolution before it."""
+    if isinstance(module, ConvNormAct):
+        norm_name = "bn"
+    elif getattr(module, "order", None) == ("conv", "norm", "act") and getattr(module, "norm_name", None):
+        norm_name = module.norm_name  # type: ignore[assignment]
+    else:
+        return
+    norm = getattr(module, norm_name)
+    if isinstance(norm, _BatchNorm) and norm.track_running_stats:
+        module.conv = fuse_conv_bn_eval(module.conv, norm)  # type: ignore[type-var]
+        setattr(module, norm_name, nn.Identity())

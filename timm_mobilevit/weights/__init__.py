@@ -1,0 +1,1 @@
+"""Where numbers come from: the table of published weights, files, downloads, and conversion between layouts."""

@@ -1,0 +1,31 @@
+"""Parameter names of mmpretrain's image classifier over its MobileViT v1."""
+
+import re
+
+from ...variants import Variant
+
+SIGNATURE = re.compile(r"backbone\.stem\.conv\.weight")
+
+
+def rules(variant: Variant) -> list[tuple[str, str]]:
+    """Substitutions, applied in this order, that turn our names into theirs."""
+    last_norm = [
+        (rf"^stages\.{stage}\.1\.norm\.", f"stages.{stage}.1.global_rep.{depth}.")
+        for stage, depth in zip((2, 3, 4), variant.transformer_depths, strict=True)
+    ]
+    return [
+        *last_norm,
+        (r"\.norm(1|2)\.", r".ln\1."),
+        (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+        (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+        (r"\.transformer\.", ".global_rep."),
+        (r"\.conv1_1x1\.", ".conv.0."),
+        (r"\.conv2_kxk\.", ".conv.1."),
+        (r"\.conv3_1x1\.", ".conv.2."),
+        (r"\.conv_kxk\.", ".local_rep.0."),
+        (r"\.conv_1x1\.", ".local_rep.1.conv."),
+        (r"^stem\.", "backbone.stem."),
+        (r"^stages\.", "backbone.layers."),
+        (r"^final_conv\.", "backbone.conv_1x1_exp."),
+        (r"^head\.fc\.", "head.fc."),
+    ]
