@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from .checkpoint import read_checkpoint, state_dict_of
 from .convert import convert_state_dict, detect_source
-from .fetch import fetch_weights
 from .pretrained import WEIGHTS, ChannelOrder
 
 
@@ -38,6 +37,8 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
     name = f"{variant}.{cfg.get('tag')}"
     file = cfg.get("file")
     if not file and not cfg.get("hf_hub_id") and name in WEIGHTS and cfg.get("url") == WEIGHTS[name].url:
+        from .fetch import fetch_weights  # only who downloads pays for the import
+
         file = fetch_weights(name, cache_dir=kwargs.get("cache_dir"))
     if not file:
         return kwargs
