@@ -28,10 +28,39 @@ def device_name(device: str) -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
+# What ONNX Runtime chooses its int8 kernels by: the flag in /proc/cpuinfo on Linux, and how we write it.
+_INSTRUCTIONS = {
+    "avx2": "avx2",
+    "avx512bw": "avx512",
+    "avx512_vnni": "avx512_vnni",
+    "avx_vnni": "avx_vnni",
+    "amx_int8": "amx_int8",
+    "asimd": "neon",
+    "asimddp": "neon_dotprod",
+    "i8mm": "neon_i8mm",
+}
+
+
+def instructions(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's vector instructions that int8 depends on, empty where the system does not say.
+
+    Args:
+        info: What the system says of its processors.
+
+    Example:
+        >>> set(instructions().split()) <= set(_INSTRUCTIONS.values())
+        True
+    """
+    found = re.search(r"^(?:flags|Features)\s*: (.+)", info.read_text(), re.MULTILINE) if info.exists() else None
+    flags = set(found[1].split()) if found else set()
+    return " ".join(name for flag, name in _INSTRUCTIONS.items() if flag in flags)
+
+
 def origin(device: str) -> dict[str, object]:
     """The columns that say where and with what a row was measured."""
     return {
         "device": device_name(device),
+        "instructions": instructions() if device == "cpu" else "",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{package: _version(package) for package in ("torch", "timm", "transformers", "onnxruntime")},

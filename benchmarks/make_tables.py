@@ -15,7 +15,7 @@ import yaml
 from benchmarks import exports, plots
 from benchmarks._results import newest, read
 from benchmarks.complexity import count
-from benchmarks.targets import TARGETS, Target
+from benchmarks.targets import INT8, TARGETS, Target
 from benchmarks.throughput import PRESETS, bench_name
 from timm_mobilevit.weights.pretrained import WEIGHTS, Weights
 
@@ -89,14 +89,20 @@ def _where(row: dict[str, str]) -> str:
 
 def _target(target: Target, rows: list[dict[str, str]]) -> str:
     aim = f"{target.ratio:.2f}"
-    begin = f"| {target.what} | `{target.network}` | {target.batch} | {target.peer} |"
     key = (target.what, target.network, str(target.batch), target.peer)
     row = next((row for row in rows if (row["what"], row["network"], row["batch"], row["peer"]) == key), None)
+    what = target.what + (_instructions(row) if target.what == INT8 and row else "")
+    begin = f"| {what} | `{target.network}` | {target.batch} | {target.peer} |"
     if row is None or not row["ratio"]:
         return f"{begin} {_NOT_MEASURED} | {_NOT_MEASURED} | {_NOT_MEASURED} | {aim} | {_NOT_MEASURED} |"
     spread = f" ({row['ratio_q1']}–{row['ratio_q3']})" if row["rounds"] != "1" else ""
     figures = (f"{row[side]} {row['unit']}".strip() for side in ("ours", "peer_figure"))
     return f"{begin} {' | '.join(figures)} | {row['ratio']}{spread} | {aim} | {row['reached']} |"
+
+
+def _instructions(row: Row) -> str:
+    """What an int8 figure depends on; files of before 2026-11-25 do not say."""
+    return f" on {row.get('instructions') or 'instructions that are not verified'}"
 
 
 def latency() -> str:
@@ -117,7 +123,7 @@ def runtimes() -> str:
         "runtimes",
         ["network", "from", "on"],
         lambda row: (f"`{row['network']}`", row["source"], _threads(row)),
-        lambda row: row["runtime"],
+        lambda row: row["runtime"] + (_instructions(row) if "int8" in row["runtime"] else ""),
     )
 
 
@@ -206,16 +212,22 @@ def quantization() -> str:
     if not path:
         return "Not measured: `python -m benchmarks.quantization`."
     lines = [
-        "| network | digits top-1, fp32 → int8 (%) | ms per image, fp32 → int8 | speed-up (quartiles) |",
-        "|---|---:|---:|---:|",
+        "| network | weights | instructions | digits top-1, from fp32 (%) | ms per image, from fp32 "
+        "| speed-up (quartiles) |",
+        "|---|---|---|---:|---:|---:|",
     ]
-    lines += [
-        f"| `{row['network']}` | {row['digits_top1_fp32']} → {row['digits_top1_int8']} "
-        f"| {row['ms_fp32']} → {row['ms_int8']} "
-        f"| {float(row['ratio']):.2f} ({float(row['ratio_q1']):.2f}–{float(row['ratio_q3']):.2f}) |"
-        for row in read(path)
-    ]
-    return "\n".join(lines)
+    rows = read(path)
+    for row in rows:
+        begin = f"| `{row['network']}` | {row['weight_type']} | {row['instructions']} |"
+        if row["digits_top1_int8"] and row["ratio"]:
+            figures = (
+                f"{row['digits_top1_fp32']} → {row['digits_top1_int8']} | {row['ms_fp32']} → {row['ms_int8']} "
+                f"| {float(row['ratio']):.2f} ({float(row['ratio_q1']):.2f}–{float(row['ratio_q3']):.2f})"
+            )
+        else:
+            figures = "refused | |"
+        lines.append(f"{begin} {figures} |")
+    return "\n".join((*lines, "", _origin(rows[0], path)))
 
 
 TABLES = {

@@ -1,6 +1,7 @@
 """ONNX files and the command `timm-mobilevit export`."""
 
 import json
+import re
 import warnings
 from dataclasses import replace
 
@@ -280,6 +281,7 @@ class TestCommand:
         args = (KINDS[0], "--random-weights", "--img-size", 64, "--static", "--int8", "--calibration", tmp_path)
         done = run(*args, "--out", out)
         assert done.exit_code == 0, done.output
+        assert re.search(r"On 4 of the calibration images, the correlation .* float32 is 0\.\d{4}\.", done.output)
         assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
         assert run_file(out, torch.rand(1, 3, 64, 64))["logits"].shape == (1, 1000)
 
@@ -305,6 +307,8 @@ class TestCommand:
             ("--config", "ssdlite_mobilevitv3-xxs", "--backbone"),
             (KINDS[0], "--int8"),
             (KINDS[0], "--calibration", "photos"),
+            (KINDS[0], "--weight-type", "uint8"),
+            (KINDS[0], "--int8", "--calibration", "photos", "--weight-type", "int4"),
             (KINDS[0], "--format", "coreml", "--static"),
             (KINDS[0], "--format", "executorch", "--int8", "--calibration", "photos"),
         ],

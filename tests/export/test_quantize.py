@@ -17,8 +17,10 @@ onnxruntime = pytest.importorskip("onnxruntime", reason='needs the extra: pip in
 from benchmarks import digits, quantization  # noqa: E402
 from benchmarks._results import read  # noqa: E402
 from benchmarks.digits_data import write_digits  # noqa: E402
+from timm_mobilevit.cli import export  # noqa: E402
+from timm_mobilevit.export import quantize  # noqa: E402
 from timm_mobilevit.export.onnx import export_onnx  # noqa: E402
-from timm_mobilevit.export.quantize import quantize_onnx  # noqa: E402
+from timm_mobilevit.export.quantize import MIN_CORRELATION, WEIGHT_TYPES, quantize_onnx  # noqa: E402
 from timm_mobilevit.variants import VARIANTS  # noqa: E402
 
 SIZE = 64
@@ -41,8 +43,14 @@ def write_images(folder, count=6):
     return folder
 
 
-def run(path, images):
-    return onnxruntime.InferenceSession(path).run(None, {"images": images})[0]
+def run(path, images, name="images", exact_sums=False):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", str(int(exact_sums)))
+    return onnxruntime.InferenceSession(path, options).run(None, {name: images})[0]
+
+
+def constants(path):
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,8 @@ def tiny(tmp_path_factory):
 
     def make(shape=("batch", 3, 8, 8), metadata=None):
         helper, value = onnx.helper, onnx.helper.make_tensor_value_info
-        weight = onnx.numpy_helper.from_array(np.ones((2, 3, 1, 1), dtype=np.float32), "weight")
+        weight = np.array([[1, 1, 1], [0, -1, 0]], dtype=np.float32)[..., None, None]  # [outputs, channels, 1, 1]
+        weight = onnx.numpy_helper.from_array(weight, "weight")
         graph = helper.make_graph(
             [helper.make_node("Conv", ["pixels", "weight"], ["maps"], name="conv")],
             "tiny",
@@ -126,15 +135,70 @@ class TestFile:
         linear = sum(n.op_type == "MatMul" and n.input[1] in weights for n in onnx.load(pair[0]).graph.node)
         assert sum(matmuls) == linear
 
-    def test_has_signed_weights_with_a_scale_per_channel_and_unsigned_activations(self, pair):
+    def test_has_weights_of_seven_bits_with_a_scale_per_channel_and_unsigned_activations(self, pair):
         graph = onnx.load(pair[1]).graph
-        tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        tensors = constants(pair[1])
         dequantize = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
-        for conv in (node for node in graph.node if node.op_type == "Conv"):
-            activation, weight = (dequantize[name].input for name in conv.input[:2])
+        for node in (node for node in graph.node if node.op_type in ("Conv", "MatMul", "Gemm")):
+            if not dequantize.keys() >= set(node.input[:2]):
+                continue  # attention, or a matrix product of two activations
+            activation, weight = (dequantize[name].input for name in node.input[:2])
             assert tensors[weight[0]].dtype == np.int8
-            assert tensors[weight[1]].shape == (len(tensors[weight[0]]),)
+            assert np.abs(tensors[weight[0]].astype(int)).max() <= 64
             assert (tensors[activation[2]].dtype, tensors[activation[2]].shape) == (np.uint8, ())
+            if node.op_type == "Conv":
+                assert tensors[weight[1]].shape == (len(tensors[weight[0]]),)
+
+
+class TestWeightTypes:
+    """Two sums of products do not fit in 16 bits, the largest that ``int7`` weights can give does."""
+
+    @pytest.fixture
+    def saturating(self, tmp_path):
+        """A convolution whose sums of eight-bit products are as large as they get, on white images."""
+        weight = np.stack([np.ones(64), np.linspace(-1, 1, 64)]).astype(np.float32)[..., None, None]
+        mix = np.ones((64, 3, 1, 1), dtype=np.float32)
+        helper, value = onnx.helper, onnx.helper.make_tensor_value_info
+        graph = helper.make_graph(
+            [
+                helper.make_node("Conv", ["images", "mix"], ["wide"], name="first"),
+                helper.make_node("Conv", ["wide", "weight"], ["maps"], name="second"),
+            ],
+            "saturating",
+            [value("images", onnx.TensorProto.FLOAT, ["batch", 3, 8, 8])],
+            [value("maps", onnx.TensorProto.FLOAT, [None] * 4)],
+            [onnx.numpy_helper.from_array(mix, "mix"), onnx.numpy_helper.from_array(weight, "weight")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        helper.set_model_props(model, {"mean": "[0, 0, 0]", "std": "[1, 1, 1]", "crop_pct": "1.0"})
+        onnx.save(model, tmp_path / "fp32.onnx")
+        (tmp_path / "images").mkdir()
+        for level in (0, 85, 170, 255):
+            Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / "images" / f"{level}.png")
+        return tmp_path
+
+    @pytest.mark.parametrize("weight_type", ["int7", "uint8"])
+    def test_that_are_right_on_every_processor(self, saturating, weight_type):
+        out = saturating / "out.onnx"
+        loss = quantize_onnx(saturating / "fp32.onnx", out, saturating / "images", weight_type=weight_type)
+        white = np.ones((1, 3, 8, 8), dtype=np.float32)
+        assert np.array_equal(run(out, white), run(out, white, exact_sums=True))
+        assert run(out, white)[0, 0] == pytest.approx(192, rel=0.02)
+        assert loss.correlation > 0.999
+
+    @pytest.mark.parametrize(
+        ("weight_type", "dtype", "zero", "largest"),
+        [("int7", np.int8, 0, 64), ("int8", np.int8, 0, 127), ("uint8", np.uint8, 128, 127)],
+    )
+    def test_store_symmetric_numbers(self, tiny, images, weight_type, dtype, zero, largest):
+        out = tiny().with_name("out.onnx")
+        quantize_onnx(tiny(), out, images, weight_type=weight_type)
+        (weight,) = (tensor for tensor in constants(out).values() if tensor.ndim == 4)
+        assert weight.dtype == dtype
+        assert np.abs(weight.astype(int) - zero).max() == largest
+
+    def test_are_those_of_the_command_line(self):
+        assert [kind.value for kind in export.WeightType] == list(WEIGHT_TYPES)
 
 
 class TestCalibration:
@@ -171,17 +235,6 @@ class TestCalibration:
     def test_takes_the_size_from_the_metadata_where_the_file_takes_any(self, tiny, images):
         metadata = {"mean": [0, 0, 0], "std": [1, 1, 1], "input_size": [3, 16, 24]}
         assert self.quantize(tiny(("batch", 3, "height", "width"), metadata), images) > 0
-
-    def test_may_keep_weights_to_seven_bits(self, tiny, images):
-        out = tiny()
-        weights = []
-        for reduce_range in (False, True):
-            quantize_onnx(out, out.with_name("out.onnx"), images, reduce_range=reduce_range)
-            tensors = {
-                t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(out.with_name("out.onnx")).graph.initializer
-            }
-            weights.append(max(np.abs(t).max() for t in tensors.values() if t.dtype == np.int8 and t.ndim == 4))
-        assert weights == [127, 64]
 
 
 class TestRefuses:
@@ -222,6 +275,37 @@ class TestRefuses:
     def test_no_images_at_all(self, tiny, images):
         self.check(ValueError, "num_images must be at least 1, got 0", tiny(), images, num_images=0)
 
+    def test_an_unknown_weight_type(self, tiny, images):
+        message = "weight_type must be one of int7, int8, uint8, got 'int4'"
+        self.check(ValueError, message, tiny(), images, weight_type="int4")
+
+    def test_a_file_that_is_too_far_from_its_float32_version(self, tiny, tmp_path):
+        """Weights that are 150 times the third of their channel leave it no bits, and nearly cancel each other."""
+        path = tiny()
+        model = onnx.load(path)
+        weight = np.array([[150, -150, 1], [150, -150, -1]], dtype=np.float32)[..., None, None]
+        model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "weight"))
+        onnx.save(model, path)
+        generator = np.random.default_rng(0)
+        for index in range(4):
+            pixels = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            pixels[..., 0] = pixels[..., 1] + generator.integers(0, 2, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+        message = r"out.onnx is not written: on 4 images of .*, the correlation .* is 0\.[4-7]\d*, .*Calibrate on"
+        self.check(ValueError, message, path, tmp_path)
+
+    def test_a_file_that_gives_the_same_everywhere(self, tiny, tmp_path):
+        Image.new("RGB", (9, 9), (0, 0, 0)).save(tmp_path / "black.png")
+        self.check(ValueError, "correlation .* is nan, .*not finite, or the same everywhere", tiny(), tmp_path)
+
+    def test_says_that_sums_saturate(self, tiny, images, monkeypatch):
+        def correlation(*_, exact_sums=False):
+            return 0.99 if exact_sums else MIN_CORRELATION - 0.01
+
+        monkeypatch.setattr(quantize, "_correlation", correlation)
+        message = "is 0.790, expected at least 0.8; with exact sums it is 0.990, .*no VNNI.*int7 or uint8"
+        self.check(ValueError, message, tiny(), images, weight_type="int8")
+
     def test_names_the_extra(self, tiny, images, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
         self.check(ImportError, r"timm-mobilevit\[onnx\]", tiny(), images)
@@ -255,7 +339,7 @@ class TestBenchmark:
         digits.save(model, tmp_path / f"digits-{SMALLEST[False]}", data_config, pretrained=False)
         return tmp_path
 
-    def test_writes_a_row_per_network(self, folders, capsys):
+    def test_writes_a_row_per_network_and_weight_type(self, folders, capsys):
         quantization.main(
             network=[SMALLEST[False]],
             data=folders / "digits",
@@ -265,13 +349,31 @@ class TestBenchmark:
             out=folders / "results",
         )
         (path,) = (folders / "results").iterdir()
-        (row,) = read(path)
-        assert row["network"] == SMALLEST[False]
-        for dtype in (quantization.FP32, quantization.INT8):
-            assert float(row[f"digits_top1_{dtype}"]) in {5.0 * right for right in range(21)}
-            assert 0 < float(row[f"ms_{dtype}_q1"]) <= float(row[f"ms_{dtype}"]) <= float(row[f"ms_{dtype}_q3"])
-        assert 0 < float(row["ratio_q1"]) <= float(row["ratio"]) <= float(row["ratio_q3"])
-        assert f"{path}: 1 rows" in capsys.readouterr().out
+        rows = read(path)
+        assert [(row["network"], row["weight_type"]) for row in rows] == [(SMALLEST[False], t) for t in WEIGHT_TYPES]
+        assert len({row["instructions"] for row in rows}) == 1
+        for row in rows:
+            if row["weight_type"] == "int8" and row["note"]:  # without VNNI
+                assert row["digits_top1_int8"] == row["ratio"] == ""
+                continue
+            for dtype in (quantization.FP32, quantization.INT8):
+                assert float(row[f"digits_top1_{dtype}"]) in {5.0 * right for right in range(21)}
+                assert 0 < float(row[f"ms_{dtype}_q1"]) <= float(row[f"ms_{dtype}"]) <= float(row[f"ms_{dtype}_q3"])
+            assert 0 < float(row["ratio_q1"]) <= float(row["ratio"]) <= float(row["ratio_q3"])
+        assert f"{path}: 3 rows" in capsys.readouterr().out
+
+    def test_notes_what_was_refused(self, folders, monkeypatch):
+        def refuse(model, out, images, *, weight_type):
+            if weight_type == "int8":
+                raise ValueError(f"{out} is not written; sums saturate")
+            return quantize_onnx(model, out, images, weight_type=weight_type)
+
+        monkeypatch.setattr(quantization, "quantize_onnx", refuse)
+        model_folder = folders / f"digits-{SMALLEST[False]}"
+        rows = quantization.measure(SMALLEST[False], model_folder, folders / "digits", size=SIZE, rounds=1, seconds=0)
+        assert [row["note"] for row in rows] == ["", "sums saturate", ""]
+        assert [bool(row["ratio"]) for row in rows] == [bool(row["digits_top1_int8"]) for row in rows]
+        assert [bool(row["ratio"]) for row in rows] == [True, False, True]
 
     def test_refuses_an_unknown_network(self, tmp_path):
         with pytest.raises(typer.BadParameter, match="got mobilevitv9"):

@@ -1,9 +1,10 @@
-"""Eight-bit ONNX: static quantisation after training, calibrated on a folder of images."""
+"""Eight-bit ONNX: static quantisation after training, calibrated on a folder of images and compared on some of them."""
 
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,32 @@ from timm.data import ImageDataset, create_transform, get_img_extensions, resolv
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 _IMAGE_MODES = {1: "L", 3: "RGB"}  # as PIL calls them
 
+# How the weights are stored: ONNX Runtime's type, and whether only seven of its bits are used.
+#
+# x86 processors without VNNI instructions add two products of an unsigned and a signed byte in 16 bits and clamp the
+# sum: 2 * 255 * 127 does not fit, 2 * 255 * 64 does. ONNX Runtime multiplies two unsigned bytes by other, slower
+# instructions there, whose sums are exact. `python -m benchmarks.quantization` compares the three.
+WEIGHT_TYPES = {"int7": ("QInt8", True), "int8": ("QInt8", False), "uint8": ("QUInt8", False)}
+
+# Files whose sums are exact are above, of all models: with random weights, which say little about an image, at least
+# 0.85, with weights trained on the digits 0.99. Files whose sums are clamped are between 0.2 and 0.99.
+MIN_CORRELATION = 0.8
+_COMPARED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class QuantizationLoss:
+    """What a quantised file lost, on images of the calibration folder and on the processor that it was made on.
+
+    Attributes:
+        correlation: Of the outputs with those of the float32 file, over all images, in [-1, 1]; the lowest where there
+            are several outputs.
+        num_images: How many images were compared.
+    """
+
+    correlation: float
+    num_images: int
+
 
 def quantize_onnx(
     model_path: str | os.PathLike[str],
@@ -22,13 +49,15 @@ def quantize_onnx(
     *,
     data_config: Mapping[str, Any] | None = None,
     num_images: int = 128,
-    reduce_range: bool = False,
-) -> None:
+    weight_type: str = "int7",
+) -> QuantizationLoss:
     """Quantise an ONNX file of :func:`export_onnx` to eight bits, for ONNX Runtime on CPUs.
 
-    Convolutions, linear layers and SiLU compute with eight bits: weights signed, one scale per output channel;
-    activations unsigned, one scale per tensor. Attention and norms stay in float32. Input and output of the file are as
-    before: float32 images, float32 logits.
+    Convolutions, linear layers and SiLU compute with eight bits: weights with one scale per output channel, activations
+    unsigned with one scale per tensor. Attention and norms stay in float32. Input and output of the file are as before:
+    float32 images, float32 logits.
+
+    Both files are run on some of the images before the new one is put in place, on this processor.
 
     Args:
         model_path: ONNX file with one input, images [batch, channels, height, width].
@@ -38,14 +67,20 @@ def quantize_onnx(
         data_config: Preprocessing that differs from what the file's metadata say: ``input_size``, ``mean``, ``std``,
             ``interpolation``, ``crop_pct``, ``crop_mode``, as timm names them.
         num_images: How many images to use at most; they are drawn evenly from the folder.
-        reduce_range: Whether weights have seven bits. x86 processors without VNNI instructions add products of eight
-            bits with saturation, and can be wrong without this.
+        weight_type: How weights are stored. "int7", signed numbers from -64 to 64 in a byte each: right on every
+            processor. "uint8", unsigned with the zero at 128: one bit more, right on every processor, slower on x86
+            than the others. "int8", signed: one bit more, as fast as "int7", but wrong on x86 processors without VNNI
+            instructions (`avx512_vnni` or `avx_vnni` among the flags that `lscpu` shows), where sums saturate.
+
+    Returns:
+        How near the outputs of the new file are to those of the old one.
 
     Raises:
         FileNotFoundError: If the model or the folder does not exist.
         ImportError: If the extra ``onnx`` is not installed.
-        ValueError: If the folder holds no images, the preprocessing is not known, or the model's input is none of
-            images one at a time.
+        ValueError: If the folder holds no images, the preprocessing is not known, the model's input is none of images
+            one at a time, the type of the weights is unknown, or the outputs of the new file have a correlation below
+            0.8 with those of the old one.
 
     Example:
         >>> import tempfile, timm, torch
@@ -56,10 +91,10 @@ def quantize_onnx(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_image(torch.rand(3, 64, 64), f"{folder}/image.png")
         ...     export_onnx(model, f"{folder}/model.onnx", input_size=(3, 64, 64), dynamic_size=False, check=False)
-        ...     quantize_onnx(f"{folder}/model.onnx", f"{folder}/int8.onnx", folder)
+        ...     loss = quantize_onnx(f"{folder}/model.onnx", f"{folder}/int8.onnx", folder)
         ...     sizes = [Path(folder, name).stat().st_size for name in ("model.onnx", "int8.onnx")]
-        >>> sizes[1] < sizes[0] / 2
-        True
+        >>> sizes[1] < sizes[0] / 2, loss.correlation > 0.8
+        (True, True)
     """
     try:
         import onnx
@@ -75,9 +110,12 @@ def quantize_onnx(
         raise FileNotFoundError(f"no ONNX file {model_path}")
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")
+    if weight_type not in WEIGHT_TYPES:
+        raise ValueError(f"weight_type must be one of {', '.join(WEIGHT_TYPES)}, got {weight_type!r}")
     original = onnx.load(model_path)
     name, config = _input(original, model_path, data_config or {})
     dataset = _open_folder(calibration, config)
+    onnx_type, reduce_range = WEIGHT_TYPES[weight_type]
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
@@ -93,10 +131,9 @@ def quantize_onnx(
             op_types_to_quantize=sorted({node.op_type for node in nodes}),
             nodes_to_quantize=[node.name for node in nodes],
             per_channel=True,
-            # On x86, ONNX Runtime has fast kernels for unsigned activations with signed weights only: with signed
-            # activations the file is slower than float32.
+            # On x86, ONNX Runtime has no fast kernels for signed activations: the file is slower than float32.
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType[onnx_type],
             reduce_range=reduce_range,
             # The bias of a MatMul is a node of its own: one kernel does both, and the sum stays in float32.
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
@@ -106,7 +143,16 @@ def quantize_onnx(
         result = onnx.load(quantized)
         onnx.helper.set_model_props(result, {prop.key: prop.value for prop in original.metadata_props})
         onnx.save(result, quantized)
+        images = list(_draw(dataset, min(num_images, _COMPARED_IMAGES)))
+        correlation = _correlation(model_path, quantized, images)
+        if not correlation >= MIN_CORRELATION:  # nan is refused too
+            exact = _correlation(model_path, quantized, images, exact_sums=True)
+            raise ValueError(
+                f"{out} is not written: on {len(images)} images of {calibration}, the correlation of its outputs with "
+                f"those of the float32 file is {correlation:.3f}, expected at least {MIN_CORRELATION}; {_remedy(exact)}"
+            )
         os.replace(quantized, out)
+    return QuantizationLoss(correlation, len(images))
 
 
 class _Reader:
@@ -165,6 +211,46 @@ def _draw(dataset: ImageDataset, count: int) -> Iterator[NDArray[np.float32]]:
         except RuntimeError as error:  # timm takes the next image for one that it cannot read, ten times
             raise ValueError(f"the images in the calibration folder cannot be read: {error}") from error
         yield image.numpy()[None]
+
+
+def _correlation(before: Path, after: Path, images: list[NDArray[np.float32]], *, exact_sums: bool = False) -> float:
+    """Correlation of the outputs of two files over all images, the lowest where there are several outputs.
+
+    Args:
+        before: ONNX file.
+        after: Its quantised version.
+        images: [1, channels, height, width] each.
+        exact_sums: Whether ``after`` runs with exact sums where its weights would make them saturate.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if exact_sums:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    outputs = []
+    for path in (before, after):
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        runs = [session.run(None, {name: image}) for image in images]
+        outputs.append([np.concatenate([np.ravel(part) for part in parts]) for parts in zip(*runs, strict=True)])
+    with np.errstate(all="ignore"):  # nan where an output is the same everywhere, or not finite
+        return float(min(np.corrcoef(pair)[0, 1] for pair in zip(*outputs, strict=True)))
+
+
+def _remedy(exact: float) -> str:
+    """What to do about a file that is too far from its float32 version, by its correlation with exact sums."""
+    if exact >= MIN_CORRELATION:
+        return (
+            f"with exact sums it is {exact:.3f}, so sums of products saturate: this processor has no VNNI "
+            "instructions. Use the weight type int7 or uint8, which every processor computes right; or quantise on a "
+            "processor with VNNI instructions, for such processors"
+        )
+    if np.isnan(exact):
+        return "the outputs are not finite, or the same everywhere: check the float32 file and the calibration images"
+    return (
+        "the ranges of the activations or the bits of the weights do not suffice. Calibrate on a hundred or so images "
+        "of the kind that the model is for, or use the weight type uint8; otherwise this model has to stay in float32"
+    )
 
 
 def _nodes_to_quantize(graph: Any) -> list[Any]:
