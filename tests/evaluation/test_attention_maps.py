@@ -6,7 +6,6 @@ import math
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
@@ -17,8 +16,6 @@ from timm_mobilevit.cli import app
 from timm_mobilevit.evaluation.attention_maps import (
     AttentionMap,
     attention_maps,
-    attention_weights,
-    context_scores,
     draw_stage,
     overlay,
 )
@@ -64,32 +61,10 @@ def calls(model, images):
     return found
 
 
-def output_from_weights(module, args):
-    """The output of an attention module, from its recomputed attention and its own values."""
-    if isinstance(module, MultiHeadAttention):
-        x, *_ = args
-        batch, length, dim = x.shape
-        value = module.qkv(x)[..., 2 * dim :].reshape(batch, length, module.num_heads, -1).transpose(1, 2)
-        out = attention_weights(module, x) @ value
-        return module.proj(out.transpose(1, 2).reshape(batch, length, dim))
-    x, patch_h, patch_w = args
-    scores = context_scores(module, x, patch_h, patch_w)[:, None]
-    _, key, value = module.qkv_proj(x).split([1, module.dim, module.dim], dim=1)
-    out = torch.empty_like(value)
-    for i, j in itertools.product(range(patch_h), range(patch_w)):  # each phase by itself
-        context = (key * scores)[:, :, i::patch_h, j::patch_w].sum(dim=(2, 3), keepdim=True)
-        out[:, :, i::patch_h, j::patch_w] = F.relu(value)[:, :, i::patch_h, j::patch_w] * context
-    return module.out_proj(out)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_recomputed_attention_gives_the_output_of_the_module(name):
-    model = build(name)
-    found = calls(model, photographs(72, 104))
-    assert len(found) == sum(VARIANTS[name].transformer_depths)
-    with torch.no_grad():
-        for module, args, out in found:
-            torch.testing.assert_close(output_from_weights(module, args), out, rtol=1e-9, atol=1e-9)
+def weights_of(module, x):
+    """Attention weights [batch, heads, N, N] of multi-head attention (arXiv:1706.03762, Equation 1)."""
+    query, key, _ = (part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in module.qkv(x).chunk(3, -1))
+    return (query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(-1)
 
 
 @pytest.mark.parametrize("name", BY_BLOCK.values())
@@ -113,7 +88,7 @@ def test_maps_have_the_scores_at_their_pixels(name, options):
                 expected = query.flatten(2).softmax(-1).view_as(query)
             else:
                 first = (i * patch_w + j) * 2  # sequences come phase by phase, in each the two images
-                weights = attention_weights(module, args[0][first : first + 2])
+                weights = weights_of(module, args[0][first : first + 2])
                 expected = weights.mean(dim=2).view_as(phase)
             torch.testing.assert_close(phase, expected)
         assert m.scores.std() > 0.01 * m.scores.mean()  # even attention would pass all of the above
@@ -131,10 +106,11 @@ def test_relative_maps_and_phases():
 
 def test_model_is_left_as_it_was():
     model = timm.create_model(BY_BLOCK["v1"]).eval()
-    with pytest.raises(ValueError, match="patch of 2x2 is larger"):
-        attention_maps(model, torch.rand(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="expected images"):
+        attention_maps(model, torch.rand(1, 4, 64, 64))
     attention_maps(model, torch.rand(1, 3, 64, 64))
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    assert all(module.fused_attn for module in model.modules() if isinstance(module, MultiHeadAttention))
     backbone = timm.create_model(BY_BLOCK["v2"], features_only=True).eval()
     assert [m.stage for m in attention_maps(backbone, torch.rand(1, 3, 64, 64))] == [3, 3, 4, 4, 4, 4, 5, 5, 5]
 

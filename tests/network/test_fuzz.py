@@ -22,7 +22,7 @@ FIRST_MOBILEVIT_STAGE = 2
 FEW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 MANY = settings(FEW, max_examples=500)
 
-sides = st.integers(33, 520)
+sides = st.one_of(st.integers(1, 40), st.integers(33, 520))
 patches = st.integers(1, 9)
 images = st.fixed_dictionaries({"batch": st.integers(0, 2), "height": sides, "width": sides})
 options = st.fixed_dictionaries(
@@ -37,7 +37,7 @@ subsets = st.sets(st.integers(-STAGES, STAGES - 1), min_size=1).map(tuple)
 
 
 def expected_sides(name, side, output_stride, patch_size, exact_feature_size, **_):
-    """What becomes of one side of an image, stage by stage; None from where a patch does not fit."""
+    """What becomes of one side of an image, stage by stage."""
     patch_sizes = (patch_size,) * 3 if isinstance(patch_size, int) else patch_size
     side, stride = math.ceil(side / 2), 2
     sides = [side]
@@ -46,8 +46,6 @@ def expected_sides(name, side, output_stride, patch_size, exact_feature_size, **
             side, stride = math.ceil(side / 2), 2 * stride
         if stage >= FIRST_MOBILEVIT_STAGE:
             patch = patch_sizes[stage - FIRST_MOBILEVIT_STAGE]
-            if side < patch:
-                return sides + [None] * (STAGES - stage)
             if VARIANTS[name].separable and not exact_feature_size:
                 side = math.ceil(side / patch) * patch
         sides.append(side)
@@ -61,9 +59,6 @@ def check_classifier(name, options, image):
     with torch.inference_mode():
         if not image["batch"]:
             with pytest.raises(ValueError, match=rf"expected images of shape .*, got \[0, {options['in_chans']}, "):
-                model(x)
-        elif None in rows + columns:
-            with pytest.raises(ValueError, match=r"patch of .* is larger than the feature map"):
                 model(x)
         else:
             features = model.forward_features(x)
@@ -81,9 +76,6 @@ def check_features(name, options, image, out_indices, feature_cls):
     with torch.inference_mode():
         if not image["batch"]:
             with pytest.raises(ValueError, match="expected images of shape"):
-                model(x)
-        elif None in rows[: taken[-1] + 1] + columns[: taken[-1] + 1]:
-            with pytest.raises(ValueError, match=r"patch of .* is larger than the feature map"):
                 model(x)
         else:
             maps = model(x)
@@ -135,12 +127,12 @@ def model(request):
     )
 )
 def test_images_of_any_shape(model, shape):
-    fits = len(shape) == 4 and shape[0] > 0 and shape[1] == 3 and min(shape[2:]) > 32
+    fits = len(shape) == 4 and shape[0] > 0 and shape[1] == 3 and min(shape[2:]) > 0
     with torch.inference_mode():
         if fits:
             assert model(torch.rand(shape)).shape == (shape[0], 3)
         else:
-            with pytest.raises(ValueError, match=r"expected images of shape|is larger than the feature map"):
+            with pytest.raises(ValueError, match="expected images of shape"):
                 model(torch.rand(shape))
 
 

@@ -1,10 +1,14 @@
 """The timm model contract and the options, over every registered name or one per kind of block."""
 
+import math
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from golden_data import reference_weights
+from timm.data import resolve_input_data_config
 from torch import nn
 
 from timm_mobilevit.network.blocks import MobileViTBlock, SeparableMobileViTBlock
@@ -329,6 +333,8 @@ def test_batch_norms_survive_conversion_to_sync():
         ({"patch_size": 0}, "patch_size must be a positive"),
         ({"patch_size": (2, 2)}, "patch_size must be a positive"),
         ({"patch_size": (2, 2.5, 2)}, "patch_size must be a positive"),
+        ({"img_size": 0}, "img_size must be a positive number of pixels"),
+        ({"img_size": (224, 224, 3)}, "img_size must be a positive number of pixels"),
     ],
 )
 def test_bad_options(options, message):
@@ -337,8 +343,12 @@ def test_bad_options(options, message):
 
 
 def test_unknown_option_and_unknown_size():
-    with pytest.raises(TypeError, match="paatch_size"):
+    with pytest.raises(TypeError, match="no option 'paatch_size'; use patch_size"):
         timm.create_model(KINDS[0], paatch_size=2)
+    with pytest.raises(TypeError, match="no option 'drop_block_rate'; use drop_path_rate"):
+        timm.create_model(KINDS[0], drop_block_rate=0.1)
+    with pytest.raises(TypeError, match=r"no option 'zzz'; it has num_classes, .*norm_layer"):
+        timm.create_model(KINDS[0], zzz=1)
     with pytest.raises(RuntimeError, match="mobilevitv3_9_9"):
         timm.create_model("mobilevitv3_9_9")
 
@@ -352,7 +362,47 @@ def test_bad_images(name):
     features = timm.create_model(name, features_only=True)
     with pytest.raises(ValueError, match="expected images"):
         features(torch.rand(1, 1, 64, 64))
-    with pytest.raises(ValueError, match="patch of 2x2 is larger than the feature map of 1x1"):
-        model(torch.rand(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="patch of 8x8 is larger"):
-        small(name, patch_size=(8, 4, 2))(torch.rand(1, 3, 48, 64))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_norm_layer(name):
+    frozen = timm.create_model(name, norm_layer=torchvision.ops.FrozenBatchNorm2d, features_only=True)
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in frozen.modules())
+    trained = timm.create_model(name).eval()
+    state_dict = {key.replace("stages.", "stages_"): value for key, value in trained.state_dict().items()}
+    frozen.load_state_dict({key: value for key, value in state_dict.items() if not key.startswith(("head", "final"))})
+    x = torch.rand(1, 3, 64, 64)
+    expected = trained.forward_intermediates(x, intermediates_only=True)
+    torch.testing.assert_close(frozen.train()(x), expected)
+    grouped = timm.create_model(name, norm_layer=lambda channels: nn.GroupNorm(4, channels))
+    assert grouped(x).shape == (1, 1000)
+    with torch.device("meta"):
+        sync = timm.create_model(name, norm_layer=nn.SyncBatchNorm, dtype=torch.float64)
+    assert {type(m) for m in sync.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)} == {nn.SyncBatchNorm}
+    assert sync.stem.bn.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("act_layer", ["relu", nn.ReLU])
+@pytest.mark.parametrize("name", KINDS)
+def test_act_layer(name, act_layer):
+    model = timm.create_model(name, act_layer=act_layer)
+    theirs = timm.create_model(name, act_layer=nn.SiLU)
+    assert not any(isinstance(module, nn.SiLU) for module in model.modules())
+    relus = [key for key, module in model.named_modules() if isinstance(module, nn.ReLU)]
+    assert relus == [key for key, module in theirs.named_modules() if isinstance(module, nn.SiLU)]
+
+
+@pytest.mark.parametrize("img_size", [224, (160, 192)])
+def test_img_size_is_what_timms_data_configuration_says(img_size):
+    model = timm.create_model(KINDS[0], img_size=img_size)
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    assert resolve_input_data_config(model=model)["input_size"] == (3, *size)
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 40), (32, 32)])
+@pytest.mark.parametrize("name", KINDS)
+def test_images_smaller_than_a_patch(name, size):
+    model = timm.create_model(name, features_only=True, exact_feature_size=True, patch_size=(8, 4, 2)).eval()
+    for feature_map, stride in zip(model(torch.rand(1, 3, *size)), (2, 4, 8, 16, 32), strict=True):
+        assert feature_map.shape[-2:] == tuple(math.ceil(side / stride) for side in size)

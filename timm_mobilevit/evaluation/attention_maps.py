@@ -1,15 +1,12 @@
 """What the transformers of a MobileViT attend to, as numbers and as pictures.
 
-Attention never mixes pixel phases (the places inside a patch), so each phase has attention weights of its own. The
-weights are computed again from the inputs of the attention modules: the network itself never holds them, because fused
-attention does not return them.
+Attention never mixes pixel phases (the places inside a patch), so each phase has attention weights of its own. They are
+what the ``attn_drop`` modules receive; fused attention, which does not return them, is switched off meanwhile.
 """
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
@@ -17,7 +14,7 @@ from torch import Tensor, nn
 
 from ..network.attention import MultiHeadAttention, SeparableAttention
 from ..network.blocks import MobileViTBlock, SeparableMobileViTBlock
-from ..network.patches import fold_phases, phases_to_rows, rows_to_phases
+from ..network.patches import fold_phases, phases_to_rows
 
 _FIRST_STAGE = 3  # stages 1 and 2 have no transformer
 _CAPTION_HEIGHT = 18
@@ -53,49 +50,6 @@ class AttentionMap:
         return rows.reshape(*rows.shape[:2], relative.shape[-2] // patch_h, relative.shape[-1] // patch_w)
 
 
-def attention_weights(module: MultiHeadAttention, x: Tensor) -> Tensor:
-    """Attention weights of a multi-head attention module.
-
-    Args:
-        module: The module.
-        x: Its input [batch, N, dim].
-
-    Returns:
-        Weights [batch, heads, N, N]: how much each token (third dimension) takes from each other (last). Rows add up
-        to 1.
-
-    Example:
-        >>> attention_weights(MultiHeadAttention(64), torch.zeros(2, 16, 64))[0, 0, 0, 0].item()
-        0.0625
-    """
-    batch, length, dim = x.shape
-    head_dim = dim // module.num_heads
-    qkv = module.qkv(x).reshape(batch, length, 3, module.num_heads, head_dim)
-    query, key, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [batch, heads, N, d / heads]
-    return ((query * head_dim**-0.5) @ key.transpose(-2, -1)).softmax(-1)  # type: ignore[no-any-return]
-
-
-def context_scores(module: SeparableAttention, x: Tensor, patch_h: int, patch_w: int) -> Tensor:
-    """Context scores of a separable attention module.
-
-    Args:
-        module: The module.
-        x: Its input [B, dim, H, W].
-        patch_h: Height of a patch.
-        patch_w: Width of a patch.
-
-    Returns:
-        Map [B, H, W]: the weight of each pixel in the context vector of its phase. Those of a phase add up to 1.
-
-    Example:
-        >>> context_scores(SeparableAttention(64), torch.zeros(1, 64, 8, 8), 2, 2)[0, 0, 0].item()
-        0.0625
-    """
-    query = module.qkv_proj(x)[:, :1]
-    rows = phases_to_rows(query, patch_h, patch_w).softmax(dim=-1)  # [B, 1, P, N]
-    return rows_to_phases(rows, patch_h, patch_w, x.shape[-2], x.shape[-1])[:, 0]
-
-
 @torch.no_grad()
 def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
     """Run a model, and tell which pixels its transformers attend to.
@@ -125,50 +79,50 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
         raise ValueError(f"expected a MobileViT of timm_mobilevit or a network with one, got {type(model).__name__}")
     if model.training:
         raise ValueError("expected a model in evaluation mode; call model.eval() first")
-    maps: list[AttentionMap] = []
-    handles = []
-    stages = itertools.count(_FIRST_STAGE)  # counted as they run: an optimized network also holds blocks that do not
-    for block in blocks:
-        recorder = _Recorder(maps, stages, block)
-        handles.append(block.register_forward_pre_hook(recorder.enter))
-        for module in block.modules():
-            if isinstance(module, (MultiHeadAttention, SeparableAttention)):
-                handles.append(module.register_forward_pre_hook(recorder.record))
+    attentions = [m for m in model.modules() if isinstance(m, (MultiHeadAttention, SeparableAttention))]
+    fused = [m for m in attentions if isinstance(m, MultiHeadAttention) and m.fused_attn]
+    recorder = _Recorder()
+    handles = [block.register_forward_pre_hook(recorder.enter) for block in blocks]
+    handles += [module.attn_drop.register_forward_hook(recorder.record) for module in attentions]
     try:
+        for attention in fused:
+            attention.fused_attn = False
         model(images)
     finally:
+        for attention in fused:
+            attention.fused_attn = True
         for handle in handles:
             handle.remove()
-    return maps
+    return recorder.maps
 
 
 class _Recorder:
-    """Adds the maps of one block while it runs."""
+    """Collects maps while a model runs.
 
-    def __init__(
-        self, maps: list[AttentionMap], stages: Iterator[int], block: MobileViTBlock | SeparableMobileViTBlock
-    ) -> None:
-        self.maps = maps
-        self.stages = stages
-        self.stage = 0
-        self.patch = (block.patch_h, block.patch_w)
-        self.size = (0, 0)
+    Blocks are counted as they run: an optimized network also holds some that do not, around the same layers.
+    """
+
+    def __init__(self) -> None:
+        self.maps: list[AttentionMap] = []
+        self.stage = _FIRST_STAGE - 1
         self.layer = 0
+        self.patch = self.size = (0, 0)
 
-    def enter(self, module: nn.Module, args: tuple[Tensor]) -> None:
+    def enter(self, block: nn.Module, args: tuple[Tensor]) -> None:
+        assert isinstance(block, (MobileViTBlock, SeparableMobileViTBlock))
+        self.patch = patch_h, patch_w = block.patch_h, block.patch_w
         # The block enlarges its map to the next multiple of the patch.
         height, width = args[0].shape[-2:]
-        patch_h, patch_w = self.patch
         self.size = (math.ceil(height / patch_h) * patch_h, math.ceil(width / patch_w) * patch_w)
-        self.stage = next(self.stages)
+        self.stage += 1
         self.layer = 0
 
-    def record(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(module, SeparableAttention):
-            scores = context_scores(module, args[0], *self.patch)[:, None]
+    def record(self, module: nn.Module, args: tuple[Tensor], weights: Tensor) -> None:
+        if weights.ndim == 5:  # context scores [B, nh, nw, ph, pw] of separable attention
+            batch = weights.shape[0]
+            scores = weights.transpose(2, 3).reshape(batch, 1, *self.size)  # [B, 1, H, W]
         else:
-            assert isinstance(module, MultiHeadAttention)
-            received = attention_weights(module, args[0]).mean(dim=-2)  # [P·B, heads, N]
+            received = weights.mean(dim=-2)  # [P·B, heads, N]
             scores = fold_phases(received.transpose(1, 2), *self.patch, *self.size).permute(0, 3, 1, 2)
         self.layer += 1
         self.maps.append(AttentionMap(self.stage, self.layer, self.patch, scores))

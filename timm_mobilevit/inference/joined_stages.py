@@ -2,8 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from itertools import pairwise, takewhile
-from typing import Any
+from itertools import chain, pairwise, takewhile
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +38,14 @@ class JoinedStages(nn.Module):
     def __init__(self, stages: nn.Sequential) -> None:
         super().__init__()
         self.stages = stages
-        # Blocks of their own with the same parameters; only the products are new.
-        twins: Any = copy.deepcopy(stages, {id(parameter): parameter for parameter in stages.parameters()})
-        for before, after in pairwise(twins):
-            _join(before[-1], after[0])
-        early = list(takewhile(all_inverted_residuals, twins))
-        self.early = nn.Sequential(*(block for stage in early for block in stage))
-        self.late = twins[len(early) :]
+        # The blocks themselves, but for those whose first or last convolution is joined: these are shells of their own
+        # around the same layers, so whoever replaces or quantises a layer does so for both. Only the products are new.
+        joined: list[list[nn.Module]] = [list(stage.children()) for stage in stages]
+        for before, after in pairwise(joined):
+            before[-1], after[0] = _join(before[-1], after[0])
+        early = len(list(takewhile(all_inverted_residuals, stages)))
+        self.early = nn.Sequential(*chain(*joined[:early]))
+        self.late = nn.Sequential(*(nn.Sequential(*blocks) for blocks in joined[early:]))
 
     def __len__(self) -> int:
         return len(self.stages)
@@ -61,28 +61,37 @@ class JoinedStages(nn.Module):
         return self.late(self.early(x))  # type: ignore[no-any-return]
 
 
-def all_inverted_residuals(stage: nn.Sequential) -> bool:
+def all_inverted_residuals(stage: nn.Module) -> bool:
     """Whether a stage has blocks, and none with a transformer."""
-    return len(stage) > 0 and all(isinstance(block, InvertedResidual) for block in stage)
+    blocks = list(stage.children())
+    return len(blocks) > 0 and all(isinstance(block, InvertedResidual) for block in blocks)
 
 
-def _join(before: nn.Module, after: nn.Module) -> None:
+def _join(before: nn.Module, after: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Move the last convolution of a block into the first of the next, if it may be moved and that saves work."""
     if isinstance(before, InvertedResidual) and not before.has_shortcut:
         name = "conv3_1x1"
     elif isinstance(before, SeparableMobileViTBlock) and not before.v3_fusion:
         name = "conv_proj"  # a map that is brought back to size after it can be so before: both are linear
     else:
-        return
+        return before, after
     if not isinstance(after, InvertedResidual) or after.has_shortcut:
-        return
+        return before, after
     inner, outer = _lone_conv(getattr(before, name)), _lone_conv(after.conv1_1x1)
     if inner is None or outer is None:
-        return
+        return before, after
     if inner.in_channels * outer.out_channels > inner.weight.numel() + outer.weight.numel():
-        return
-    setattr(before, name, nn.Identity())
-    after.conv1_1x1.conv = _product(inner, outer)
+        return before, after
+    first = _with(after.conv1_1x1, "conv", _product(inner, outer))
+    return _with(before, name, nn.Identity()), _with(after, "conv1_1x1", first)
+
+
+def _with(module: nn.Module, name: str, child: nn.Module) -> nn.Module:
+    """A module with another child of that name; the other children are in both."""
+    twin = copy.copy(module)
+    twin.__dict__ = {key: copy.copy(value) for key, value in module.__dict__.items()}  # lists of hooks of its own
+    setattr(twin, name, child)
+    return twin
 
 
 def _lone_conv(layer: nn.Module) -> nn.Conv2d | None:

@@ -1,10 +1,8 @@
 """A trained model rewritten for inference: it computes the same, faster, and cannot be trained any more."""
 
 import copy
-from typing import TypeGuard
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..network.layers import ConvNormAct, Stem
 from ..network.model import MobileViT
-from ..network.norm_act import is_traced
+from ..network.modes import is_traced
 from .joined_stages import JoinedStages, all_inverted_residuals
 
 
@@ -50,16 +48,14 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         )
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(model)
-    if isinstance(model, MobileViT) and type(model.stages) is nn.Sequential:
-        model.stages = JoinedStages(model.stages)  # type: ignore[assignment]  # it gives the single stages as well
     for module in model.modules():
         for name, child in module.named_children():
-            if isinstance(child, (nn.Dropout, DropPath)):
+            if isinstance(child, (nn.Dropout, DropPath)) and name != "attn_drop":  # fused attention reads its rate
                 setattr(module, name, nn.Identity())
             elif isinstance(child, nn.SiLU):
                 setattr(module, name, nn.SiLU(inplace=True))
-            elif PointwiseConv2d.fits(child):
-                setattr(module, name, PointwiseConv2d(child))
+    if isinstance(model, MobileViT) and type(model.stages) is nn.Sequential:
+        model.stages = JoinedStages(model.stages)  # type: ignore[assignment]  # it gives the single stages as well
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, Stem) or (isinstance(child, nn.Sequential) and all_inverted_residuals(child)):
@@ -91,46 +87,6 @@ class ImageWise(nn.Module):
             return torch.cat([self.module(image) for image in x.split(1)])  # type: ignore[no-untyped-call]
         else:
             return self.module(x)  # type: ignore[no-any-return]
-
-
-class PointwiseConv2d(nn.Module):
-    """A 1×1 convolution that runs in oneDNN where that is faster.
-
-    On one CPU thread PyTorch sends a 1×1 convolution of a single image to a routine of its own, which is slower on
-    large maps. A dilated one always goes to oneDNN, and a kernel of one pixel has nothing to dilate.
-
-    Args:
-        conv: The convolution; its parameters are shared.
-
-    Example:
-        >>> conv, x = nn.Conv2d(3, 8, 1), torch.rand(1, 3, 32, 32)
-        >>> torch.allclose(PointwiseConv2d(conv)(x), conv(x), atol=1e-6)
-        True
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
-        self.weight, self.bias = conv.weight, conv.bias
-
-    @staticmethod
-    def fits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-        """Whether a module is a plain 1×1 convolution."""
-        return (
-            type(module) is nn.Conv2d
-            and module.kernel_size == module.stride == (1, 1)
-            and module.padding == (0, 0)
-            and module.groups == 1
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, in_channels, H, W] to [B, out_channels, H, W]."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return F.conv2d(x, self.weight, self.bias)
-        else:
-            # Below a thousand pixels, bringing the weights into oneDNN's layout costs more than it saves.
-            large = not is_traced() and x.device.type == "cpu" and x.shape[-2] * x.shape[-1] >= 1024
-            return F.conv2d(x, self.weight, self.bias, dilation=2 if large else 1)
 
 
 def fold_norms(model: nn.Module) -> None:

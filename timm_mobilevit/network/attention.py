@@ -3,17 +3,23 @@
 Letters: B batch, d width of the transformer, H×W map, ph×pw patch, nh×nw grid of patches, N = nh·nw.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers import DropPath, use_fused_attn
 from torch import Tensor, nn
 
-from .patches import is_exporting, split_phases
+from .modes import is_exporting
+from .patches import split_phases
 
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product self-attention (arXiv:1706.03762, Equation 1), as MobileViT v1 uses it.
+
+    ``timm.layers.use_fused_attn`` decides, when the module is built, between PyTorch's fused kernel and plain operators
+    with the module ``attn_drop`` behind the softmax. The plain form has second derivatives and forward-mode ones, and
+    hooks on ``attn_drop`` see the attention weights [batch, num_heads, N, N].
 
     Args:
         dim: Width of the tokens; a multiple of ``num_heads``.
@@ -49,30 +55,37 @@ class MultiHeadAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"the width of the tokens must be a multiple of num_heads, got {dim} and {num_heads}")
         self.num_heads = num_heads
+        self.head_dim = dim // num_heads  # this and the next as timm names them, for tools that prune heads
+        self.attn_dim = dim
+        self.fused_attn = use_fused_attn()
         self.qkv = nn.Linear(dim, 3 * dim, device=device, dtype=dtype)
-        self.attn_drop = attn_drop
+        self.attn_drop = nn.Dropout(attn_drop)
         self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, length: int | None = None) -> Tensor:
         """Attend over the tokens of each sequence, ``length`` of them: N where the sequences lie in one row."""
-        shape = x.shape
-        dim = shape[-1]
+        in_one_row = x.ndim == 2
         if length is None:
-            length = shape[-2]
-        head_dim = dim // self.num_heads
+            length = x.shape[-2]
+        # Widths come from the layers, which may have been pruned.
         if is_exporting():  # other runtimes know no fused attention: the fewest plain operators
-            qkv = self.qkv(x).reshape(-1, length, 3 * self.num_heads, head_dim)
+            qkv = self.qkv(x).reshape(-1, length, 3 * self.num_heads, self.qkv.out_features // (3 * self.num_heads))
             q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
-            x = ((q * head_dim**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
         else:
             # Split first, into heads then: the backward pass joins three pieces that lie as the gradients do.
-            q, k, v = self.qkv(x).reshape(-1, length, 3 * dim).split(dim, dim=-1)  # each [batch, N, d]
-            q = q.unflatten(-1, (self.num_heads, head_dim)).transpose(1, 2)  # [batch, heads, N, d / heads]
-            k = k.unflatten(-1, (self.num_heads, head_dim)).transpose(1, 2)
-            v = v.unflatten(-1, (self.num_heads, head_dim)).transpose(1, 2)
-            x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
-        x = x.transpose(1, 2).reshape(shape)
+            q, k, v = self.qkv(x).reshape(-1, length, self.qkv.out_features).chunk(3, dim=-1)  # each [batch, N, d]
+            q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [batch, heads, N, d / heads]
+            k = k.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            v = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        if self.fused_attn and not is_exporting():
+            x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop.p if self.training else 0.0)
+        else:
+            weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # [batch, heads, N, N]
+            x = self.attn_drop(weights) @ v
+        x = x.transpose(1, 2).flatten(2)  # [batch, N, d]
+        if in_one_row:
+            x = x.flatten(0, 1)  # [batch·N, d]
         return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]
 
 
@@ -128,7 +141,7 @@ class SeparableAttention(nn.Module):
         # Softmax over the patches, for each phase: a single channel, so moving it costs next to nothing.
         query = split_phases(query, patch_h, patch_w).transpose(2, 3)  # [B, nh, nw, ph, pw]
         grid = query.shape
-        scores = query.flatten(1, 2).softmax(dim=1).view(grid)  # over N = nh·nw
+        scores = query.flatten(1, 2).softmax(dim=1).reshape(grid)  # over N = nh·nw
         scores = self.attn_drop(scores).transpose(2, 3).reshape(B, H, W, 1)
 
         # The sum over the patches and the gate look at the phases through views: [B, nh, ph, nw, pw·d].
@@ -139,13 +152,14 @@ class SeparableAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with SiLU between them; dropout after the second only, as in the reference.
+    """Two linear layers with an activation between them; dropout after the second only, as in the reference.
 
     Args:
         dim: Width of input and output.
         hidden_dim: Width between the layers.
         drop: Dropout rate of the output, in [0, 1).
         pointwise: Whether the layers are 1×1 convolutions over [B, dim, H, W] and not linear over [..., dim].
+        act_layer: Class of the activation.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
@@ -162,6 +176,7 @@ class Mlp(nn.Module):
         *,
         drop: float = 0.0,
         pointwise: bool = False,
+        act_layer: Callable[[], nn.Module] = nn.SiLU,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -174,7 +189,7 @@ class Mlp(nn.Module):
         else:
             self.fc1 = nn.Linear(dim, hidden_dim, device=device, dtype=dtype)
             self.fc2 = nn.Linear(hidden_dim, dim, device=device, dtype=dtype)
-        self.act = nn.SiLU()
+        self.act = act_layer()
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,6 +207,7 @@ class TransformerLayer(nn.Module):
         attn_drop: Dropout rate of the attention weights, in [0, 1).
         proj_drop: Dropout rate after attention and after the MLP, in [0, 1).
         drop_path: Stochastic depth rate of both branches, in [0, 1).
+        act_layer: Class of the MLP's activation.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
@@ -213,6 +229,7 @@ class TransformerLayer(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         drop_path: float = 0.0,
+        act_layer: Callable[[], nn.Module] = nn.SiLU,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -222,7 +239,7 @@ class TransformerLayer(nn.Module):
             dim, num_heads, attn_drop=attn_drop, proj_drop=proj_drop, device=device, dtype=dtype
         )
         self.norm2 = nn.LayerNorm(dim, eps=1e-5, device=device, dtype=dtype)
-        self.mlp = Mlp(dim, mlp_ratio * dim, drop=proj_drop, device=device, dtype=dtype)
+        self.mlp = Mlp(dim, mlp_ratio * dim, drop=proj_drop, act_layer=act_layer, device=device, dtype=dtype)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor, length: int | None = None) -> Tensor:
@@ -242,6 +259,7 @@ class SeparableTransformerLayer(nn.Module):
         attn_drop: Dropout rate of the context scores, in [0, 1).
         proj_drop: Dropout rate after attention and after the MLP, in [0, 1).
         drop_path: Stochastic depth rate of both branches, in [0, 1).
+        act_layer: Class of the MLP's activation.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
@@ -262,6 +280,7 @@ class SeparableTransformerLayer(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         drop_path: float = 0.0,
+        act_layer: Callable[[], nn.Module] = nn.SiLU,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -269,7 +288,9 @@ class SeparableTransformerLayer(nn.Module):
         self.norm1 = nn.GroupNorm(1, dim, eps=1e-5, device=device, dtype=dtype)
         self.attn = SeparableAttention(dim, attn_drop=attn_drop, proj_drop=proj_drop, device=device, dtype=dtype)
         self.norm2 = nn.GroupNorm(1, dim, eps=1e-5, device=device, dtype=dtype)
-        self.mlp = Mlp(dim, mlp_ratio * dim, drop=proj_drop, pointwise=True, device=device, dtype=dtype)
+        self.mlp = Mlp(
+            dim, mlp_ratio * dim, drop=proj_drop, pointwise=True, act_layer=act_layer, device=device, dtype=dtype
+        )
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor, patch_h: int, patch_w: int) -> Tensor:

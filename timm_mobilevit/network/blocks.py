@@ -3,6 +3,7 @@
 Letters: B batch, C channels of the stage, d width of the transformer, H×W map, P·B sequences of N tokens.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +12,9 @@ from torch import Tensor, nn
 
 from .attention import SeparableTransformerLayer, TransformerLayer
 from .layers import ConvNormAct
+from .modes import is_exporting, is_transformed
 from .patches import (
-    check_patch_fits,
     fold_phases,
-    is_exporting,
     phases_to_rows,
     resize,
     resize_to_patches,
@@ -34,6 +34,8 @@ class InvertedResidual(nn.Module):
         stride: Stride of the depthwise convolution.
         dilation: Dilation of the depthwise convolution.
         drop_path: Stochastic depth rate, in [0, 1); only blocks with a shortcut have it.
+        act_layer: Class of the activations.
+        norm_layer: Class of the norms of the convolutions, or a function of the number of channels.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
@@ -54,16 +56,17 @@ class InvertedResidual(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         drop_path: float = 0.0,
+        act_layer: Callable[[], nn.Module] = nn.SiLU,
+        norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        layer: dict[str, Any] = {"act_layer": act_layer, "norm_layer": norm_layer, "device": device, "dtype": dtype}
         mid_chs = in_chs * expand_ratio
-        self.conv1_1x1 = ConvNormAct(in_chs, mid_chs, 1, device=device, dtype=dtype)
-        self.conv2_kxk = ConvNormAct(
-            mid_chs, mid_chs, 3, stride=stride, dilation=dilation, groups=mid_chs, device=device, dtype=dtype
-        )
-        self.conv3_1x1 = ConvNormAct(mid_chs, out_chs, 1, apply_act=False, device=device, dtype=dtype)
+        self.conv1_1x1 = ConvNormAct(in_chs, mid_chs, 1, **layer)
+        self.conv2_kxk = ConvNormAct(mid_chs, mid_chs, 3, stride=stride, dilation=dilation, groups=mid_chs, **layer)
+        self.conv3_1x1 = ConvNormAct(mid_chs, out_chs, 1, apply_act=False, **layer)
         # A stage that loses its stride to dilation gains the shortcut, as in the reference: v3-XS in stage 5 does.
         self.has_shortcut = stride == 1 and in_chs == out_chs
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 and self.has_shortcut else nn.Identity()
@@ -93,11 +96,13 @@ class MobileViTBlock(nn.Module):
         attn_drop: Dropout rate of the attention weights, in [0, 1).
         proj_drop: Dropout rate after attention and after the MLP, in [0, 1).
         drop_path: Stochastic depth rate of the transformer's branches, in [0, 1).
+        act_layer: Class of the activations.
+        norm_layer: Class of the norms of the convolutions, or a function of the number of channels.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
     Shape:
-        Input and output [B, dim, H, W]; H and W at least those of a patch.
+        Input and output [B, dim, H, W].
 
     Example:
         >>> MobileViTBlock(48, transformer_dim=64, transformer_depth=2)(torch.zeros(1, 48, 9, 8)).shape
@@ -117,13 +122,16 @@ class MobileViTBlock(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         drop_path: float = 0.0,
+        act_layer: Callable[[], nn.Module] = nn.SiLU,
+        norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        layer: dict[str, Any] = {"act_layer": act_layer, "norm_layer": norm_layer, "device": device, "dtype": dtype}
         self.patch_h, self.patch_w = to_2tuple(patch_size)
         self.v3_fusion = v3_fusion
-        self.conv_kxk = ConvNormAct(dim, dim, 3, groups=dim if v3_fusion else 1, device=device, dtype=dtype)
+        self.conv_kxk = ConvNormAct(dim, dim, 3, groups=dim if v3_fusion else 1, **layer)
         self.conv_1x1 = nn.Conv2d(dim, transformer_dim, 1, bias=False, device=device, dtype=dtype)
         self.transformer = nn.ModuleList(
             TransformerLayer(
@@ -133,25 +141,21 @@ class MobileViTBlock(nn.Module):
                 attn_drop=attn_drop,
                 proj_drop=proj_drop,
                 drop_path=drop_path,
+                act_layer=act_layer,
                 device=device,
                 dtype=dtype,
             )
             for _ in range(transformer_depth)
         )
         self.norm = nn.LayerNorm(transformer_dim, eps=1e-5, device=device, dtype=dtype)
-        self.conv_proj = ConvNormAct(transformer_dim, dim, 1, device=device, dtype=dtype)
+        self.conv_proj = ConvNormAct(transformer_dim, dim, 1, **layer)
         if v3_fusion:
-            self.conv_fusion = ConvNormAct(transformer_dim + dim, dim, 1, device=device, dtype=dtype)
+            self.conv_fusion = ConvNormAct(transformer_dim + dim, dim, 1, **layer)
         else:
-            self.conv_fusion = ConvNormAct(2 * dim, dim, 3, device=device, dtype=dtype)
+            self.conv_fusion = ConvNormAct(2 * dim, dim, 3, **layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, dim, H, W] to [B, dim, H, W].
-
-        Raises:
-            ValueError: If the map is smaller than a patch.
-        """
-        check_patch_fits(x, self.patch_h, self.patch_w)
+        """Map [B, dim, H, W] to [B, dim, H, W]."""
         local = to_channels_last(self.conv_1x1(self.conv_kxk(x)))  # [B, d, H, W]
         out = self.conv_proj(self.attend(local))
         if self.v3_fusion:
@@ -196,12 +200,14 @@ class SeparableMobileViTBlock(nn.Module):
         attn_drop: Dropout rate of the context scores, in [0, 1).
         proj_drop: Dropout rate after attention and after the MLP, in [0, 1).
         drop_path: Stochastic depth rate of the transformer's branches, in [0, 1).
+        act_layer: Class of the activations.
+        norm_layer: Class of the norms of the convolutions, or a function of the number of channels.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
     Shape:
-        Input [B, dim, H, W], H and W at least those of a patch; output [B, dim, H', W'], the next multiples of the
-        patch (H and W with ``exact_feature_size``).
+        Input [B, dim, H, W]; output [B, dim, H', W'], the next multiples of the patch (H and W with
+        ``exact_feature_size``).
 
     Example:
         >>> SeparableMobileViTBlock(64, transformer_dim=32, transformer_depth=2)(torch.zeros(1, 64, 9, 8)).shape
@@ -222,14 +228,17 @@ class SeparableMobileViTBlock(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         drop_path: float = 0.0,
+        act_layer: Callable[[], nn.Module] = nn.SiLU,
+        norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        layer: dict[str, Any] = {"act_layer": act_layer, "norm_layer": norm_layer, "device": device, "dtype": dtype}
         self.patch_h, self.patch_w = to_2tuple(patch_size)
         self.v3_fusion = v3_fusion
         self.exact_feature_size = exact_feature_size
-        self.conv_kxk = ConvNormAct(dim, dim, 3, dilation=dilation, groups=dim, device=device, dtype=dtype)
+        self.conv_kxk = ConvNormAct(dim, dim, 3, dilation=dilation, groups=dim, **layer)
         self.conv_1x1 = nn.Conv2d(dim, transformer_dim, 1, bias=False, device=device, dtype=dtype)
         self.transformer = nn.ModuleList(
             SeparableTransformerLayer(
@@ -238,6 +247,7 @@ class SeparableMobileViTBlock(nn.Module):
                 attn_drop=attn_drop,
                 proj_drop=proj_drop,
                 drop_path=drop_path,
+                act_layer=act_layer,
                 device=device,
                 dtype=dtype,
             )
@@ -245,19 +255,14 @@ class SeparableMobileViTBlock(nn.Module):
         )
         self.norm = nn.GroupNorm(1, transformer_dim, eps=1e-5, device=device, dtype=dtype)
         proj_chs = 2 * transformer_dim if v3_fusion else transformer_dim
-        self.conv_proj = ConvNormAct(proj_chs, dim, 1, apply_act=False, device=device, dtype=dtype)
+        self.conv_proj = ConvNormAct(proj_chs, dim, 1, apply_act=False, **layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, dim, H, W] to [B, dim, H', W'].
-
-        Raises:
-            ValueError: If the map is smaller than a patch.
-        """
-        check_patch_fits(x, self.patch_h, self.patch_w)
+        """Map [B, dim, H, W] to [B, dim, H', W']."""
         height, width = x.shape[-2], x.shape[-1]
         x = resize_to_patches(x, self.patch_h, self.patch_w, align_corners=True)
         local = to_channels_last(self.conv_1x1(self.conv_kxk(x)))  # [B, d, H', W']
-        out = self.attend_rows(local) if is_exporting() else self.attend(local)
+        out = self.attend_rows(local) if is_exporting() or is_transformed() else self.attend(local)
         if self.v3_fusion:  # global features first: the other order than in MobileViTBlock
             out = torch.cat((out, local), dim=1)
         out = self.conv_proj(out)
@@ -274,7 +279,10 @@ class SeparableMobileViTBlock(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def attend_rows(self, x: Tensor) -> Tensor:
-        """The same with the phases gathered in rows: it costs copies in PyTorch, and an export fewer operators."""
+        """Run it with the phases gathered in rows, as the reference does.
+
+        It costs copies in PyTorch, and an export fewer operators; vmap has no group norm over channels-last maps.
+        """
         height, width = x.shape[-2], x.shape[-1]
         x = phases_to_rows(x, self.patch_h, self.patch_w)  # [B, d, P, N]
         for layer in self.transformer:

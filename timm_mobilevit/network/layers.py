@@ -1,5 +1,6 @@
-"""Convolution, batch norm and SiLU: the unit that everything outside the transformers is made of."""
+"""Convolution, norm and activation: the unit that everything outside the transformers is made of."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from .norm_act import norm_act
 
 @register_notrace_module  # torch.fx cannot follow the branch
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm and, unless told otherwise, SiLU.
+    """Convolution without bias, norm and, unless told otherwise, activation: batch norm and SiLU by default.
 
-    The norm is a plain ``nn.BatchNorm2d`` and the activation a module of its own. timm's fused norm-and-activation
+    The norm and the activation are modules of their own. timm's fused norm-and-activation
     layer has the same parameter names, but loses its activation when
     ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which mmengine calls too, replaces it.
 
@@ -24,7 +25,9 @@ class ConvNormAct(nn.Module):
         stride: Stride in both directions.
         dilation: Dilation in both directions.
         groups: Groups of the convolution; ``in_chs`` makes it depthwise.
-        apply_act: Whether SiLU follows the norm.
+        apply_act: Whether the activation follows the norm.
+        act_layer: Class of the activation.
+        norm_layer: Class of the norm, or a function of the number of channels.
         device: Device of the parameters.
         dtype: Data type of the parameters.
 
@@ -47,6 +50,8 @@ class ConvNormAct(nn.Module):
         dilation: int = 1,
         groups: int = 1,
         apply_act: bool = True,
+        act_layer: Callable[[], nn.Module] = nn.SiLU,
+        norm_layer: Callable[..., nn.Module] = nn.BatchNorm2d,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -63,8 +68,10 @@ class ConvNormAct(nn.Module):
             device=device,
             dtype=dtype,
         )
-        self.bn = nn.BatchNorm2d(out_chs, eps=1e-5, device=device, dtype=dtype)
-        self.act = nn.SiLU() if apply_act else nn.Identity()
+        # torchvision's FrozenBatchNorm2d, for one, knows neither device nor dtype.
+        given = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+        self.bn = norm_layer(out_chs, **given)
+        self.act = act_layer() if apply_act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in_chs, H, W] to [B, out_chs, H', W']."""

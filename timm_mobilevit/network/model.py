@@ -3,11 +3,13 @@
 Letters: B batch, C channels, H×W image.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, calculate_drop_path_rates, get_device_dtype
+from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_device_dtype, get_norm_layer
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
@@ -42,10 +44,17 @@ class MobileViT(nn.Module):
         exact_feature_size: Whether every map is ceil(size / stride) in both directions for any input. Where the patch
             does not divide a map, v2 and its v3 successors otherwise go on with the enlarged map, as the reference
             does; the others return to the exact size anyway.
+        img_size: Nominal size of the images, a side or height and width in pixels: what timm's data configuration says
+            instead of the pretrained size. The network takes images of any size all the same.
+        act_layer: Activation of the convolutions and MLPs, a class or a name of timm's; SiLU by default.
+        norm_layer: Norm of the convolutions, a class, a function of the number of channels or a name of timm's; batch
+            norm by default. The norms of the transformers stay what they are.
         device: Device of the parameters.
         dtype: Data type of the parameters.
+        **unknown: None; they are refused with the name of what was probably meant.
 
     Raises:
+        TypeError: If there is no such option.
         ValueError: If an option has a value that it does not take.
 
     Shape:
@@ -73,10 +82,16 @@ class MobileViT(nn.Module):
         drop_path_rate: float = 0.0,
         patch_size: int | Sequence[int] = 2,
         exact_feature_size: bool = False,
+        img_size: int | Sequence[int] | None = None,
+        act_layer: str | Callable[[], nn.Module] | None = None,
+        norm_layer: str | Callable[..., nn.Module] | None = None,
         device: Any = None,
         dtype: Any = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        for name in unknown:
+            raise TypeError(_unknown_option(name))
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
         if in_chans < 1:
@@ -91,7 +106,14 @@ class MobileViT(nn.Module):
             if not 0.0 <= rate < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {rate}")
         patch_sizes = _per_stage(patch_size)
+        if img_size is not None:  # timm's builder keeps it as a trait of the model
+            _check_img_size(img_size)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        layer: dict[str, Any] = {
+            "act_layer": get_act_layer(act_layer) or nn.SiLU,
+            "norm_layer": get_norm_layer(norm_layer) or nn.BatchNorm2d,
+            **dd,
+        }
         drop = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
 
         self.num_classes = num_classes
@@ -99,7 +121,7 @@ class MobileViT(nn.Module):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
 
-        self.stem = Stem(in_chans, cfg.stem_width, 3, stride=2, **dd)
+        self.stem = Stem(in_chans, cfg.stem_width, 3, stride=2, **layer)
 
         depths = [1, cfg.stage2_depth, 2, 2, 2]
         drop_paths = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
@@ -122,12 +144,14 @@ class MobileViT(nn.Module):
                     stride=stride,
                     dilation=previous_dilation,
                     drop_path=next(drop_paths),
-                    **dd,
+                    **layer,
                 )
             ]
             if i < _STAGES - _MOBILEVIT_STAGES:
                 blocks += [
-                    InvertedResidual(out_chs, out_chs, expand_ratio=cfg.expand_ratio, drop_path=next(drop_paths), **dd)
+                    InvertedResidual(
+                        out_chs, out_chs, expand_ratio=cfg.expand_ratio, drop_path=next(drop_paths), **layer
+                    )
                     for _ in range(1, depths[i])
                 ]
             else:
@@ -139,7 +163,7 @@ class MobileViT(nn.Module):
                     "v3_fusion": cfg.v3_fusion,
                     "drop_path": next(drop_paths),
                     **drop,
-                    **dd,
+                    **layer,
                 }
                 if cfg.separable:
                     blocks.append(
@@ -156,7 +180,7 @@ class MobileViT(nn.Module):
         self.feature_info = feature_info
 
         self.num_features = cfg.final_width or in_chs
-        self.final_conv = ConvNormAct(in_chs, cfg.final_width, 1, **dd) if cfg.final_width else nn.Identity()
+        self.final_conv = ConvNormAct(in_chs, cfg.final_width, 1, **layer) if cfg.final_width else nn.Identity()
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
         self.apply(_init_weights)
@@ -290,6 +314,28 @@ def _per_stage(patch_size: int | Sequence[int]) -> tuple[int, int, int]:
             f"such as 2 or (8, 4, 2); got {patch_size!r}"
         )
     return sizes  # type: ignore[return-value]
+
+
+def _check_img_size(img_size: int | Sequence[int]) -> None:
+    sizes = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
+    if len(sizes) != 2 or any(type(size) is not int or size < 1 for size in sizes):
+        raise ValueError(
+            f"img_size must be a positive number of pixels or two of them, height and width; got {img_size!r}"
+        )
+
+
+# What other networks of timm have, and what does its work here.
+_INSTEAD = {
+    "drop_block_rate": "drop_path_rate (stochastic depth) or proj_drop_rate (dropout in the transformers)",
+    "drop_connect_rate": "drop_path_rate",
+}
+
+
+def _unknown_option(name: str) -> str:
+    """The message about an option that the network does not have."""
+    options = [option for option in inspect.signature(MobileViT).parameters if option not in ("cfg", "unknown")]
+    near = _INSTEAD.get(name) or next(iter(get_close_matches(name, options, n=1)), None)
+    return f"MobileViT has no option {name!r}; " + (f"use {near}" if near else f"it has {', '.join(options)}")
 
 
 def take_indices(num_stages: int, indices: int | Sequence[int] | None) -> list[int]:

@@ -11,25 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .modes import is_traced, is_transformed
 
-def is_traced() -> bool:
-    """Whether a compiler or an exporter records what runs."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+# Where the joint step has been run and compared; elsewhere the two modules run (benchmarks/gpu.py compares on CUDA).
+_DEVICES = ("cpu",)
 
 
 def norm_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """Apply a norm and an activation to a map [B, C, H, W].
 
-    The joint step is taken where it pays, in eager training on a CPU or a CUDA GPU, and where nobody can tell the
-    difference: the norm is the plain one with its usual options, and no hook waits for either module. Without
-    gradients SiLU then works in place. Compilers join the two by themselves.
+    The joint step is taken where it pays, in eager training on a CPU, and where nobody can tell the difference: the
+    norm is the plain one with its usual options, and no hook waits for either module. Without gradients SiLU then works
+    in place. Compilers join the two by themselves, and ``torch.func`` can transform only the two modules.
 
     Example:
         >>> norm, act, x = nn.BatchNorm2d(8), nn.SiLU(), torch.randn(2, 8, 4, 4)
         >>> torch.allclose(norm_act(norm, act, x), act(norm(x)))
         True
     """
-    if _are_plain(norm, act) and not is_traced():
+    if _are_plain(norm, act) and not is_traced() and not is_transformed():
         if not torch.is_grad_enabled():
             return F.silu(norm(x), inplace=True)  # nobody else holds what the norm returns
         if _can_join(norm, x):
@@ -51,7 +51,7 @@ def _can_join(norm: Any, x: Tensor) -> bool:
         and norm.track_running_stats
         and norm.momentum is not None
         and x.numel() > x.shape[1]  # the norm refuses a single value per channel
-        and x.device.type in ("cpu", "cuda")
+        and x.device.type in _DEVICES
     )
 
 

@@ -5,21 +5,16 @@ patches. The *phase* of a pixel is its place inside its patch; attention never m
 here, [B, H, W, C]: patches and phases are then views, and no tensor has more than five dimensions.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def is_exporting() -> bool:
-    """Whether ``torch.export`` traces the model, for ONNX and other runtimes, where each operator has its price."""
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return False
-    else:  # TorchScript compiles only the arm it takes
-        return torch.compiler.is_exporting()
+from .modes import is_exporting, is_transformed
 
 
 def resize_to_patches(x: Tensor, patch_h: int, patch_w: int, align_corners: bool) -> Tensor:
     """Enlarge a map to the next multiple of the patch, bilinearly; a map that divides is returned as it is.
+
+    A map smaller than a patch becomes one patch, as in the references.
 
     Args:
         x: Map [B, C, H, W].
@@ -31,9 +26,6 @@ def resize_to_patches(x: Tensor, patch_h: int, patch_w: int, align_corners: bool
     Returns:
         Map [B, C, ceil(H / patch_h)·patch_h, ceil(W / patch_w)·patch_w].
 
-    Raises:
-        ValueError: If the map is smaller than one patch.
-
     Example:
         >>> resize_to_patches(torch.zeros(1, 8, 7, 8), 2, 2, align_corners=True).shape
         torch.Size([1, 8, 8, 8])
@@ -42,19 +34,6 @@ def resize_to_patches(x: Tensor, patch_h: int, patch_w: int, align_corners: bool
     new_height = (height + patch_h - 1) // patch_h * patch_h
     new_width = (width + patch_w - 1) // patch_w * patch_w
     return resize(x, new_height, new_width, align_corners)
-
-
-def check_patch_fits(x: Tensor, patch_h: int, patch_w: int) -> None:
-    """Refuse a map [B, C, H, W] that is smaller than one patch.
-
-    Raises:
-        ValueError: If the map is lower than ``patch_h`` or narrower than ``patch_w``.
-    """
-    if x.shape[-2] < patch_h or x.shape[-1] < patch_w:
-        raise ValueError(
-            f"patch of {patch_h}x{patch_w} is larger than the feature map of {x.shape[-2]}x{x.shape[-1]}; "
-            "use larger images or a smaller patch_size"
-        )
 
 
 def resize(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
@@ -73,7 +52,10 @@ def to_channels_last(x: Tensor) -> Tensor:
     Convolutions keep the layout of their input: a network in the default layout pays one copy, in its first block.
     Other runtimes choose their layouts themselves.
     """
-    return x if is_exporting() else x.contiguous(memory_format=torch.channels_last)
+    if is_exporting() or is_transformed():
+        return x
+    # Not contiguous(memory_format=...), which torch.func.vmap does not have.
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # [B, C, H, W]
 
 
 def unfold_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:

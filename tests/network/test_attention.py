@@ -1,0 +1,111 @@
+"""timm's switch between fused and plain attention, hooks on the attention weights, pruned heads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from timm.utils import AttentionExtract
+from torch import nn
+from torch.testing import assert_close
+
+from timm_mobilevit.network.attention import MultiHeadAttention, SeparableAttention
+from timm_mobilevit.variants import VARIANTS
+
+NAMES = timm.list_models(module="mobilevit_zoo")
+MULTI_HEAD = [name for name in NAMES if not VARIANTS[name].separable]
+
+
+@pytest.fixture
+def plain():
+    timm.layers.set_fused_attn(False)
+    yield
+    timm.layers.set_fused_attn(True)
+
+
+def switches(model):
+    return {module.fused_attn for module in model.modules() if isinstance(module, MultiHeadAttention)}
+
+
+@pytest.mark.parametrize("name", MULTI_HEAD)
+def test_plain_equals_fused(name):
+    model = timm.create_model(name, num_classes=3).double().eval()
+    assert switches(model) == {True}
+    images = torch.rand(2, 3, 70, 64, dtype=torch.double)
+    fused = model(images)
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention):
+            module.fused_attn = False
+    assert_close(model(images), fused)
+
+
+def test_switch_is_read_when_the_model_is_built(plain):
+    assert switches(timm.create_model(MULTI_HEAD[0])) == {False}
+
+
+def test_switch_in_the_environment():
+    code = (
+        "import timm, timm_mobilevit; model = timm.create_model('mobilevitv1_xxs')\n"
+        "print({module.fused_attn for module in model.modules() if hasattr(module, 'fused_attn')})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TIMM_FUSED_ATTN": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == "{False}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timm_extracts_attention(name, plain):
+    model = timm.create_model(name).eval()
+    found = AttentionExtract(model, method="hook")(torch.rand(1, 3, 64, 64))
+    assert len(found) == sum(VARIANTS[name].transformer_depths)
+    for weights in found.values():
+        dims = -1 if not VARIANTS[name].separable else (1, 2)  # tokens, or the grid of patches
+        sums = weights.sum(dim=dims)
+        assert_close(sums, torch.ones_like(sums))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_dropout_of_the_weights(fused):
+    attention = MultiHeadAttention(8, 2, attn_drop=0.9)
+    attention.fused_attn = fused
+    x = torch.rand(4, 16, 8)
+    assert not torch.equal(attention(x), attention(x))
+    attention.attn_drop.p = 0.0  # both forms ask the module
+    assert_close(attention(x), attention.eval()(x))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_pruned_heads(fused):
+    """Two of four heads, and half of the width of each, as torch-pruning leaves the layers."""
+    attention = MultiHeadAttention(32, 4).double()
+    attention.fused_attn = fused
+    keep = torch.tensor([8, 9, 10, 11, 24, 25, 26, 27])  # channels of heads 1 and 3
+    rows = torch.cat([keep, 32 + keep, 64 + keep])
+    x = torch.rand(2, 9, 32, dtype=torch.double)
+    q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in attention.qkv(x)[..., rows].chunk(3, -1))
+    expected = ((q @ k.transpose(-2, -1) / 2).softmax(-1) @ v).transpose(1, 2).flatten(2)
+    expected = expected @ attention.proj.weight[:, keep].T + attention.proj.bias
+    for name, width in (("qkv", 24), ("proj", 32)):
+        layer = getattr(attention, name)
+        pruned = nn.Linear(32 if name == "qkv" else 8, width).double()
+        pruned.weight.data = layer.weight.data[rows] if name == "qkv" else layer.weight.data[:, keep]
+        pruned.bias.data = layer.bias.data[rows] if name == "qkv" else layer.bias.data
+        setattr(attention, name, pruned)
+    attention.num_heads, attention.head_dim, attention.attn_dim = 2, 4, 8
+    assert_close(attention(x), expected)
+
+
+def test_separable_scores_add_up_per_phase():
+    found = []
+    attention = SeparableAttention(8)
+    attention.attn_drop.register_forward_hook(lambda module, args, out: found.append(out))
+    attention(torch.rand(2, 8, 8, 6), 2, 3)
+    assert found[0].shape == (2, 4, 2, 2, 3)  # [B, nh, nw, ph, pw]
+    assert_close(found[0].sum(dim=(1, 2)), torch.ones(2, 2, 3))
