@@ -34,7 +34,9 @@ NETWORKS = ("mobilevitv3_xxs", "mobilevitv2_1_0")
 FP32, INT8 = "fp32", "int8"
 
 
-def export(network: nn.Module, size: int, calibration: Path, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+def export(
+    network: nn.Module, size: int, calibration: Path, folder: Path, *, num_images: int = 128
+) -> tuple[dict[str, Path], dict[str, str]]:
     """Write a network as it is, and with every type of quantised weights.
 
     Args:
@@ -42,6 +44,7 @@ def export(network: nn.Module, size: int, calibration: Path, folder: Path) -> tu
         size: Side of the square image, in pixels.
         calibration: Folder of images.
         folder: Where to write.
+        num_images: How many images to use.
 
     Returns:
         Files by type of weights, fp32 first; and why the others were refused.
@@ -51,7 +54,7 @@ def export(network: nn.Module, size: int, calibration: Path, folder: Path) -> tu
     for weight_type in WEIGHT_TYPES:
         file = folder / f"{weight_type}.onnx"
         try:
-            quantize_onnx(files[FP32], file, calibration, weight_type=weight_type)
+            quantize_onnx(files[FP32], file, calibration, weight_type=weight_type, num_images=num_images)
         except ValueError as error:
             refused[weight_type] = str(error).partition("; ")[2]  # without the name of a temporary file
         else:
@@ -94,7 +97,7 @@ def speed(network: nn.Module, data: Path, *, size: int, rounds: int, seconds: fl
         Seconds in each round, by type of weights; without those that were refused.
     """
     with tempfile.TemporaryDirectory() as folder:
-        files, _ = export(network, size, data / "train", Path(folder))
+        files, _ = export(network, size, data / "train", Path(folder), num_images=8)  # ranges change no speed
         images = torch.rand(1, 3, size, size)
         calls = {weight_type: run(file, images, threads=1) for weight_type, file in files.items()}
         return interleave(calls, rounds=rounds, seconds=seconds)

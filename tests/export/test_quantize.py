@@ -363,10 +363,10 @@ class TestBenchmark:
         assert f"{path}: 3 rows" in capsys.readouterr().out
 
     def test_notes_what_was_refused(self, folders, monkeypatch):
-        def refuse(model, out, images, *, weight_type):
+        def refuse(model, out, images, *, weight_type, num_images):
             if weight_type == "int8":
                 raise ValueError(f"{out} is not written; sums saturate")
-            return quantize_onnx(model, out, images, weight_type=weight_type)
+            return quantize_onnx(model, out, images, weight_type=weight_type, num_images=num_images)
 
         monkeypatch.setattr(quantization, "quantize_onnx", refuse)
         model_folder = folders / f"digits-{SMALLEST[False]}"
