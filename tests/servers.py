@@ -105,19 +105,22 @@ def serve() -> Iterator[Server]:
             self._send(file, fault, request)
 
         def _send(self, file: File, fault: Fault, request: Request) -> None:
-            start, status, total = 0, 200, len(file.content)
+            start, stop, status, total = 0, len(file.content), 200, len(file.content)
             span = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+            if span and not span[1]:  # a suffix: what stands before GitHub's assets does not know it
+                self.send_error(501)
+                return
             fresh = self.headers.get("If-Range", file.etag or file.last_modified) in (file.etag, file.last_modified)
             if span and file.ranges and fresh:
-                start, status = int(span[1]) if span[1] else max(0, total - int(span[2])), 206
-                if start >= total:
+                start, stop, status = int(span[1]), min(int(span[2] or total) + 1, total), 206
+                if start >= stop:
                     self.send_error(416)
                     return
-            body = file.content[start:]
+            body = file.content[start:stop]
             self.send_response(status)
             if status == 206:
                 claimed = start if file.range_start is None else file.range_start
-                self.send_header("Content-Range", f"bytes {claimed}-{total - 1}/{total}")
+                self.send_header("Content-Range", f"bytes {claimed}-{stop - 1}/{total}")
             if file.length != 0:
                 self.send_header("Content-Length", str(len(body) if file.length is None else file.length))
             if file.etag:

@@ -20,7 +20,7 @@ from timm_mobilevit.cli import app
 from timm_mobilevit.configs import find_config, list_configs
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.convert import export_state_dict
-from timm_mobilevit.weights.fetch.naming import CHECKPOINT
+from timm_mobilevit.weights.fetch.archive import CHECKPOINT
 from timm_mobilevit.weights.fetch.store import Entry, Source
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
@@ -90,8 +90,7 @@ def put_in_assets(name, tmp_path, answer=0):
     """Put weights where this package keeps what it fetched and converted."""
     (tmp_path / "original.pt").write_bytes(b"")
     entry = Entry(name, WEIGHTS[name])
-    entry.work.mkdir(parents=True)
-    entry.save(weights_of(name, answer), Source(tmp_path / "original.pt"))
+    entry.save(weights_of(name, answer), Source(tmp_path / "original.pt", "original.pt"))
 
 
 def test_every_row_in_the_cache_is_compared_with_its_published_top1(imagenet, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from fetched import FOLDER, MICRON, assert_weights
+from fetched import MICRON, MODELS, assert_weights, models
 from servers import RELEASE, Fault, Server
 
 from timm_mobilevit.variants import VARIANTS
@@ -73,12 +73,12 @@ def test_threads_read_a_training_checkpoint(tmp_path: Path):
 
 
 def test_threads_fetch_once(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.pt": checkpoint})
-    server.asset(f"{FOLDER}.pt").faults = [Fault(stall=0.5)]
+    server.release({"models.zip": models(checkpoint)})
+    server.asset("models.zip").faults = [Fault(stall=0.5)]
     paths = at_once(lambda: fetch_weights(MICRON, tmp_path))
     assert len(set(paths)) == 1
     assert_weights(paths[0], checkpoint)
-    assert server.paths() == [RELEASE, f"/assets/{FOLDER}.pt"]
+    assert server.paths() == [RELEASE, MODELS, MODELS]
 
 
 def create_pretrained(cache: str, api: str) -> str:
@@ -92,8 +92,9 @@ def create_pretrained(cache: str, api: str) -> str:
 
 
 def test_processes_create_a_model_from_one_cache(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.pt": checkpoint})
-    server.asset(f"{FOLDER}.pt").faults = [Fault(cut_after=len(checkpoint) // 2, stall=0.5)]
+    content = models(checkpoint)
+    server.release({"models.zip": content})
+    server.asset("models.zip").faults = [Fault(status=501), Fault(cut_after=len(content) // 2, stall=0.5)]
     # Imports once; the eight are forked from there.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["timm_mobilevit.weights.fetch", "timm_mobilevit.mobilevit_zoo"])
@@ -103,4 +104,4 @@ def test_processes_create_a_model_from_one_cache(server: Server, tmp_path: Path,
     assert len(digests) == 1
     path = fetch_weights(MICRON, tmp_path)
     assert_weights(path, checkpoint)
-    assert sum(server.sent(f"/assets/{FOLDER}.pt")) == len(checkpoint)  # one download, resumed once
+    assert sum(server.sent(MODELS)) == len(content)  # one download, resumed once

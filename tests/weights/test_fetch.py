@@ -4,105 +4,189 @@ import io
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from archives import PACKERS, tarred, zipped
-from fetched import APPLE_ROW, FOLDER, MICRON, assert_nothing_left, assert_weights, converted, read, unavailable
+from fetched import (
+    APPLE_ROW,
+    FOLDER,
+    MEMBER,
+    MICRON,
+    MODELS,
+    assert_nothing_left,
+    assert_weights,
+    converted,
+    models,
+    read,
+    unavailable,
+)
 from huggingface_hub import constants
 from servers import RELEASE, Fault, Server
 
 from timm_mobilevit.weights.fetch import fetch_weights
-from timm_mobilevit.weights.fetch.naming import CHECKPOINT
+from timm_mobilevit.weights.fetch.archive import CHECKPOINT
 from timm_mobilevit.weights.pretrained import APPLE, WEIGHTS
+
+SECOND = "mobilevitv3_xxs_l2.micron_in1k"
 
 # ---------------------------------------------------------------------------------------------------- from the release
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_an_archive_per_model(server: Server, tmp_path: Path, checkpoint: bytes, kind: str):
-    member = f"{FOLDER}/{CHECKPOINT}"
-    asset = f"{FOLDER}.{kind}"
-    server.release({"mobilevitv3_XS_e300_7671.zip": b"not asked for", asset: PACKERS[kind]({member: checkpoint})})
+def member_of(name: str) -> str:
+    return MEMBER.replace(FOLDER, WEIGHTS[name].folder)
+
+
+def spans(server: Server, path: str = MODELS) -> list[tuple[int, int]]:
+    """First and last byte of each range that was requested of a file."""
+    ranges = [request.headers.get("Range", "") for request in server.requests if request.path == path]
+    return [
+        (int(first), int(last))
+        for span in ranges
+        for first, last in [re.fullmatch(r"bytes=(\d+)-(\d+)", span).groups()]
+    ]
+
+
+@pytest.mark.parametrize("compression", [0, 8])
+def test_two_ranges_of_the_archive(
+    server: Server, tmp_path: Path, checkpoints: Callable[[str], bytes], compression: int
+):
+    """Its directory and the checkpoint, wherever the checkpoint lies; nothing of the archive is kept."""
+    checkpoint, second = checkpoints("mobilevitv3_xxs"), checkpoints("mobilevitv3_xxs_l2")
+    padding = os.urandom(1_000_000)
+    files = {"models/a.bin": padding, MEMBER: checkpoint, "models/b.bin": padding, member_of(SECOND): second}
+    content = zipped({**files, "models/c.bin": padding}, compression)
+    server.release({"README.md": b"hello", "a.zip": b"not asked for", "models.zip": content})
     record = assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
-    assert (record["asset"], record["member"]) == (asset, member)
-    assert record["url"] == f"{server.url}/assets/{asset}"
-    assert server.paths() == [RELEASE, f"/assets/{asset}"]
+    assert (record["source"], record["member"]) == (server.url + MODELS, MEMBER)
+    assert server.paths() == [RELEASE, MODELS, MODELS]
+    directory, member = spans(server)
+    assert directory == (len(content) - (1 << 18), len(content) - 1)
+    assert member[1] - member[0] <= len(checkpoint) + 5000
+    assert not (tmp_path / "timm-mobilevit/archives").exists()
+
+    assert_weights(fetch_weights(SECOND, tmp_path), checkpoints("mobilevitv3_xxs_l2"), SECOND)
+    assert sum(server.sent(MODELS)) < len(content)
 
 
-@pytest.mark.parametrize("asset", [f"{FOLDER}.pt", f"{FOLDER.lower()}_{CHECKPOINT}", f"{FOLDER.replace('_', '-')}.pth"])
-def test_a_plain_file_per_model(server: Server, tmp_path: Path, checkpoint: bytes, asset: str):
-    server.release({asset: checkpoint, f"{FOLDER}.tar": b"not asked for"})
+def test_a_directory_that_is_larger_than_the_first_range(server: Server, tmp_path: Path, checkpoint: bytes):
+    names = {f"models/{i:04d}{'x' * 200}": b"" for i in range(2000)}
+    server.release({"models.zip": zipped({**names, MEMBER: checkpoint})})
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+    assert len(spans(server)) == 3
+
+
+def test_a_small_archive_needs_one_range(server: Server, tmp_path: Path):
+    server.release({"models.zip": zipped({MEMBER: b"small"})})
+    assert "damaged" in unavailable(tmp_path)
+    assert spans(server) == [(0, len(server.asset("models.zip").content) - 1)]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 416, 501, 503])
+def test_an_error_of_the_ranges_is_no_error_of_the_download(
+    server: Server, tmp_path: Path, checkpoint: bytes, status: int
+):
+    server.release({"models.zip": models(checkpoint)})
+    server.asset("models.zip").faults = [Fault(status=status)] * (5 if status == 503 else 1)
+    assert assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)["member"] == MEMBER
+    assert server.sent(MODELS)[-1] == len(models(checkpoint))
+    assert "Range" not in server.requests[-1].headers
+
+
+def test_ranges_that_fail_halfway(server: Server, tmp_path: Path, checkpoint: bytes):
+    server.release({"models.zip": models(checkpoint)})
+    server.asset("models.zip").faults = [Fault(), Fault(status=501)]
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+
+
+def test_the_whole_archive_is_kept_until_all_its_models_are_cached(
+    server: Server, tmp_path: Path, checkpoints: Callable[[str], bytes]
+):
+    files = {member_of(name): checkpoints(name.partition(".")[0]) for name in (MICRON, SECOND)}
+    other_task = MEMBER.replace(FOLDER, "mobilevitv3_XXS_voc_e50_7404")
+    server.release({"models.zip": zipped({**files, other_task: b"of no use here"})})
+    server.asset("models.zip").ranges = False
+    kept = tmp_path / "timm-mobilevit/archives/models.zip"
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoints("mobilevitv3_xxs"))
+    assert kept.read_bytes() == server.asset("models.zip").content
+    requests = server.paths().count(MODELS)
+    assert_weights(fetch_weights(SECOND, tmp_path), checkpoints("mobilevitv3_xxs_l2"), SECOND)
+    assert server.paths().count(MODELS) == requests
+    assert not list(kept.parent.iterdir())
+
+
+def test_a_kept_archive_that_is_broken_or_old_is_replaced(server: Server, tmp_path: Path, checkpoint: bytes):
+    content = models(checkpoint)
+    server.release({"models.zip": content})
+    server.asset("models.zip").ranges = False
+    kept = tmp_path / "timm-mobilevit/archives/models.zip"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(content[:-1])  # of another size: an older one
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+    (tmp_path / "timm-mobilevit" / MICRON / "model.json").unlink()
+    kept.write_bytes(b"x" * len(content))
+    assert "models.zip is broken" in unavailable(tmp_path)
+    assert not kept.exists()
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+
+
+def test_a_part_is_deleted_when_it_is_no_longer_needed(server: Server, tmp_path: Path, checkpoint: bytes):
+    server.release({"models.zip": models(checkpoint)})
+    server.asset("models.zip").faults = [Fault(status=501), Fault(cut_after=1000), *[Fault(status=503)] * 4]
+    assert "503" in unavailable(tmp_path)
+    assert [path.stat().st_size for path in tmp_path.rglob("models.zip.part")] == [1000]
+    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)  # by ranges
+    assert not list(tmp_path.rglob("models.zip*"))
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_an_archive_of_another_name(server: Server, tmp_path: Path, checkpoint: bytes, kind: str):
+    """What is neither an archive nor whole is passed over; of the other zips only the directory is read."""
+    padding = {"padding": os.urandom(1_000_000)}
+    server.release(
+        {
+            f"{FOLDER}.pt": b"not asked for",
+            "a.zip": zipped({"mobilevitv3_XXS_voc_e50_7404/checkpoint_ema_best.pt": checkpoint, **padding}, 0),
+            "b.zip": b"no zip",
+            f"c.{kind}": PACKERS[kind]({MEMBER: checkpoint, **padding}),
+            "d.zip": b"not asked for",
+        }
+    )
     record = assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
-    assert (record["asset"], record["member"]) == (asset, None)
+    assert (record["source"], record["member"]) == (f"{server.url}/assets/c.{kind}", MEMBER)
+    assert server.sent("/assets/a.zip") == [1 << 18]
+    assert not {f"/assets/{FOLDER}.pt", "/assets/d.zip"} & {*server.paths()}
+    assert not list(tmp_path.rglob(f"c.{kind}"))
 
 
-def test_an_archive_per_model_without_a_folder(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.zip": zipped({CHECKPOINT: checkpoint})})
-    assert assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)["member"] == CHECKPOINT
-
-
-def test_one_archive_of_all_models(server: Server, tmp_path: Path, checkpoints: Callable[[str], bytes]):
-    names = [MICRON, "mobilevitv3_xxs_l2.micron_in1k"]
-    files = {f"release/{WEIGHTS[name].folder}/{CHECKPOINT}": checkpoints(name.partition(".")[0]) for name in names}
-    server.release({"models.tar.gz": tarred({**files, "release/README.md": b"hello"}, "w:gz", compresslevel=1)})
-    for name in names:
+def test_models_without_ranges_in_several_archives(server: Server, tmp_path: Path, checkpoints: Callable[[str], bytes]):
+    """The one that is kept comes first; what holds no model is not kept."""
+    files = {member_of(name): checkpoints(name.partition(".")[0]) for name in (MICRON, SECOND)}
+    server.release({"a.tar": tarred({"README": b""}, "w"), "b.tar": tarred(files, "w")})
+    for name in (MICRON, SECOND):
         assert_weights(fetch_weights(name, tmp_path), checkpoints(name.partition(".")[0]), name)
-
-
-def test_of_several_zips_only_the_right_one_is_downloaded(server: Server, tmp_path: Path, checkpoint: bytes):
-    padding = {"padding": bytes(1_000_000)}
-    right = zipped({f"imagenet/{FOLDER}/{CHECKPOINT}": checkpoint, **padding}, compression=0)
-    server.release(
-        {
-            "segmentation.zip": zipped({"mobilevitv3_voc_1_0_0/checkpoint_ema_best.pt": checkpoint, **padding}, 0),
-            "classification.zip": right,
-            "detection.zip": zipped({"mobilevitv3_coco_1_0_0/checkpoint_ema_best.pt": checkpoint, **padding}, 0),
-        }
-    )
-    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
-    assert [path for path in server.paths() if server.sent(path)[-1] > 1_000_000] == ["/assets/classification.zip"] * 2
-    assert server.sent("/assets/classification.zip") == [1 << 18, len(right)]
-
-
-def test_zips_of_a_server_without_ranges(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release(
-        {"a.zip": zipped({"x": b""}), "b.zip": b"no zip", "c.zip": zipped({f"{FOLDER}/{CHECKPOINT}": checkpoint})}
-    )
-    for name in ("a.zip", "b.zip", "c.zip"):
-        server.asset(name).ranges = False
-    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
-
-
-def test_tars_are_tried_smallest_first(server: Server, tmp_path: Path, checkpoint: bytes):
-    right = {f"{FOLDER}/{CHECKPOINT}": checkpoint}
-    server.release(
-        {
-            "everything.tar": tarred({**right, "padding": bytes(100_000)}, "w"),
-            "other.tar": tarred({"README": b""}, "w"),
-            "models.tar": tarred(right, "w"),
-        }
-    )
-    assert assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)["asset"] == "models.tar"
-    assert server.paths()[1:] == ["/assets/other.tar", "/assets/models.tar"]
+    assert server.paths() == [RELEASE, "/assets/a.tar", "/assets/b.tar", RELEASE]
 
 
 def test_a_cut_download_is_completed_by_the_next_call(server: Server, tmp_path: Path, checkpoint: bytes):
-    content = zipped({f"{FOLDER}/{CHECKPOINT}": checkpoint})
-    server.release({f"{FOLDER}.zip": content})
-    server.asset(f"{FOLDER}.zip").faults = [Fault(cut_after=len(content) // 2), *[Fault(status=503)] * 5]
+    content = models(checkpoint)
+    server.release({"models.zip": content})
+    no_ranges, cut = Fault(status=501), Fault(cut_after=len(content) // 2)
+    server.asset("models.zip").faults = [no_ranges, cut, *[Fault(status=503)] * 4, no_ranges]
     assert "503" in unavailable(tmp_path)
     assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
-    assert server.sent(f"/assets/{FOLDER}.zip")[-1] == len(content) - len(content) // 2
+    assert server.sent(MODELS)[-1] == len(content) - len(content) // 2
 
 
 def test_the_release_is_asked_again_when_it_stumbles(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.pt": checkpoint})
+    server.release({"models.zip": models(checkpoint)})
     server.files[RELEASE].faults = [Fault(status=500), Fault(status=429, headers={"Retry-After": "1"})]
     assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
 
@@ -111,17 +195,21 @@ def test_the_token_is_for_the_api_only(
     server: Server, tmp_path: Path, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("GITHUB_TOKEN", "secret")
-    server.release({f"{FOLDER}.pt": checkpoint})
+    server.release({"models.zip": models(checkpoint)})
     fetch_weights(MICRON, tmp_path)
-    assert [request.headers.get("Authorization") for request in server.requests] == ["Bearer secret", None]
+    assert [request.headers.get("Authorization") for request in server.requests] == ["Bearer secret", None, None]
 
 
 def test_the_checksum_that_the_release_states(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.pt": checkpoint}, digest=f"sha256:{hashlib.sha256(checkpoint).hexdigest()}")
-    assert_weights(fetch_weights(MICRON, tmp_path / "good"), checkpoint)
-    server.release({f"{FOLDER}.pt": checkpoint}, digest=f"sha256:{hashlib.sha256(b'other').hexdigest()}")
-    assert "checksum" in unavailable(tmp_path / "bad")
-    assert_nothing_left(tmp_path / "bad")
+    content = models(checkpoint)
+    for text, name in ((content, "good"), (b"other", "bad")):
+        server.release({"models.zip": content}, digest=f"sha256:{hashlib.sha256(text).hexdigest()}")
+        server.asset("models.zip").ranges = False  # of a part, the checksum in the zip is verified
+        if name == "good":
+            assert_weights(fetch_weights(MICRON, tmp_path / name), checkpoint)
+        else:
+            assert "checksum" in unavailable(tmp_path / name)
+            assert_nothing_left(tmp_path / name)
 
 
 # ------------------------------------------------------------------------------------------------------ what goes wrong
@@ -159,24 +247,30 @@ def test_no_release(server: Server, tmp_path: Path, status: int, hint: bool):
     "assets",
     [
         {},
-        {"README.md": b"hello", "mobilevitv3_XXS_L2_e300_7023.zip": b"another model"},
+        {"README.md": b"hello", f"{FOLDER}.pt": b"not looked at"},
         {"models.zip": zipped({f"mobilevitv3_XXS_L2_e300_7023/{CHECKPOINT}": b""})},
+        {"models.zip": zipped({CHECKPOINT: b""}), "others.tar": tarred({f"X{FOLDER}/{CHECKPOINT}": b""}, "w")},
         {"models.tar": b"broken"},
-        {f"{FOLDER}.zip": zipped({f"mobilevitv3_XXS_voc_e50_7404/{CHECKPOINT}": b""})},
     ],
-    ids=["none", "other names", "other folders", "broken", "wrong folder"],
+    ids=["none", "no archives", "other folders", "no folders", "broken"],
 )
-def test_no_asset_holds_the_model(server: Server, tmp_path: Path, assets: dict[str, bytes]):
+@pytest.mark.parametrize("ranges", [True, False])
+def test_no_archive_holds_the_model(server: Server, tmp_path: Path, assets: dict[str, bytes], ranges: bool):
     server.release(assets)
+    for name in assets:
+        server.asset(name).ranges = ranges
     message = unavailable(tmp_path)
-    assert f"holds {FOLDER} (assets: {', '.join(assets) or 'none'})" in message
+    archives = [name for name in assets if "models" in name or "others" in name]
+    assert f"holds {FOLDER} (archives: {', '.join(archives) or 'none'})" in message
+    assert ("models.tar is broken" in message) == ("models.tar" in assets)
     assert_nothing_left(tmp_path)
 
 
 def test_a_wrong_length(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.pt": checkpoint})
-    server.asset(f"{FOLDER}.pt").content += b"more"
-    assert f"expected {len(checkpoint)} bytes, the server offers {len(checkpoint) + 4}" in unavailable(tmp_path)
+    server.release({"models.zip": models(checkpoint)})
+    server.asset("models.zip").content += b"more"
+    size = len(models(checkpoint))
+    assert f"expected {size} bytes, the server offers {size + 4}" in unavailable(tmp_path)
     assert_nothing_left(tmp_path)
 
 
@@ -205,19 +299,18 @@ def test_a_bad_checkpoint_in_the_right_folder(
     server: Server, tmp_path: Path, checkpoints: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)  # where RunsCode would leave its mark
-    member = f"{FOLDER}/{CHECKPOINT}"
     for content, complaint in broken_checkpoints(checkpoints).values():
-        server.release({f"{FOLDER}.zip": zipped({member: content})})
+        server.release({"models.zip": models(content)})
         message = unavailable(tmp_path / "cache")
         assert complaint in message
-        assert f"/assets/{FOLDER}.zip ({member}): " in message
+        assert f"{MODELS} ({MEMBER}): " in message
         assert_nothing_left(tmp_path / "cache")
     assert not Path("ran").exists()
 
 
 def test_a_truncated_archive(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.zip": zipped({f"{FOLDER}/{CHECKPOINT}": checkpoint})[:100_000]})
-    assert f"{FOLDER}.zip is broken" in unavailable(tmp_path)
+    server.release({"models.zip": models(checkpoint)[:100_000]})
+    assert "models.zip is broken" in unavailable(tmp_path)
     assert_nothing_left(tmp_path)
 
 
@@ -250,7 +343,7 @@ def test_a_file_of_apples(
     url = server.add("/mobilevitv2-0.5.pt", checkpoint)
     monkeypatch.setitem(WEIGHTS, APPLE_ROW, dataclasses.replace(row, url=url))
     record = assert_weights(fetch_weights(APPLE_ROW, tmp_path), checkpoint, APPLE_ROW)
-    assert (record["url"], record["asset"], record["member"]) == (url, "mobilevitv2-0.5.pt", None)
+    assert (record["source"], record["member"]) == (url, None)
 
     server.files.clear()
     message = unavailable(tmp_path / "other", APPLE_ROW)
@@ -263,7 +356,7 @@ def test_a_file_of_apples(
 def test_the_next_call_makes_no_request(
     server: Server, tmp_path: Path, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
 ):
-    server.release({f"{FOLDER}.pt": checkpoint})
+    server.release({"models.zip": models(checkpoint)})
     monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path))
     path = fetch_weights(MICRON)
     assert path.is_relative_to(tmp_path / "timm-mobilevit")
@@ -281,7 +374,7 @@ def test_the_next_call_makes_no_request(
 def test_a_broken_cache_is_fetched_again(
     server: Server, tmp_path: Path, checkpoint: bytes, damage: str, monkeypatch: pytest.MonkeyPatch
 ):
-    server.release({f"{FOLDER}.pt": checkpoint})
+    server.release({"models.zip": models(checkpoint)})
     path = fetch_weights(MICRON, tmp_path)
     record = path.with_suffix(".json")
     if damage == "weights":
@@ -299,8 +392,8 @@ def test_a_broken_cache_is_fetched_again(
 
 
 def test_two_processes_download_once(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.pt": checkpoint})
-    server.asset(f"{FOLDER}.pt").faults = [Fault(stall=0.5)]
+    server.release({"models.zip": models(checkpoint)})
+    server.asset("models.zip").faults = [Fault(stall=0.5)]
     code = (
         "import sys; from timm_mobilevit.weights.fetch import fetch_weights\n"
         f"print('ready', flush=True); sys.stdin.readline(); print(fetch_weights({MICRON!r}, {str(tmp_path)!r}))"
@@ -315,21 +408,26 @@ def test_two_processes_download_once(server: Server, tmp_path: Path, checkpoint:
         assert other.communicate(timeout=60)[0].strip() == str(path)
     assert other.returncode == 0
     assert_weights(path, checkpoint)
-    assert server.paths().count(f"/assets/{FOLDER}.pt") == 1
+    assert server.paths() == [RELEASE, MODELS, MODELS]
 
 
-def test_what_a_killed_process_left_is_cleared(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.pt": checkpoint})
-    work = tmp_path / "timm-mobilevit" / MICRON / "work"
-    work.mkdir(parents=True)
-    (work / "checkpoint.pt").write_bytes(b"half")
-    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
+def test_processes_that_fetch_different_models_download_the_archive_once(
+    server: Server, tmp_path: Path, checkpoints: Callable[[str], bytes]
+):
+    files = {member_of(name): checkpoints(name.partition(".")[0]) for name in (MICRON, SECOND)}
+    server.release({"models.zip": zipped(files)})
+    server.asset("models.zip").faults = [Fault(status=501), Fault(stall=0.5)]
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda name: fetch_weights(name, tmp_path), (MICRON, SECOND)))
+    for path, name in zip(paths, (MICRON, SECOND), strict=True):
+        assert_weights(path, checkpoints(name.partition(".")[0]), name)
+    assert server.paths() == [RELEASE, MODELS, MODELS, RELEASE]
 
 
 def test_the_licence_is_logged_once(
     server: Server, tmp_path: Path, checkpoint: bytes, caplog: pytest.LogCaptureFixture
 ):
-    server.release({f"{FOLDER}.pt": checkpoint})
+    server.release({"models.zip": models(checkpoint)})
     with caplog.at_level(logging.WARNING, logger="timm_mobilevit"):
         for _ in range(2):
             fetch_weights(MICRON, tmp_path)
@@ -361,20 +459,20 @@ def put(tree: Path, path: str, content: bytes) -> Path:
     ("path", "inside"),
     [
         (f"{FOLDER}/{CHECKPOINT}", None),
-        (f"v1.0.0/imagenet/{FOLDER}/run/{CHECKPOINT}", None),
-        (f"{FOLDER}.pt", None),
-        (f"downloads/{FOLDER}.zip", CHECKPOINT),
-        ("models.zip", f"all/{FOLDER}/{CHECKPOINT}"),
+        (MEMBER, None),
+        ("models.zip", MEMBER),
+        (f"downloads/{FOLDER}.zip", f"{FOLDER}/{CHECKPOINT}"),
+        ("downloads/models.tar", MEMBER),
     ],
 )
 def test_tree(tree: Path, tmp_path: Path, checkpoint: bytes, path: str, inside: str | None):
     put(tree, f"mobilevitv3_XS_e300_7671/{CHECKPOINT}", b"another model's")
     put(tree, "a.zip", b"broken, but not asked for by name")
     put(tree, "b.zip", zipped({"README.md": b""}))
-    file = put(tree, path, zipped({inside: checkpoint}) if inside else checkpoint)
+    pack = zipped if path.endswith(".zip") else PACKERS["tar"]
+    file = put(tree, path, pack({inside: checkpoint}) if inside else checkpoint)
     record = assert_weights(fetch_weights(MICRON, tmp_path / "cache"), checkpoint)
-    assert (record["url"], record["asset"], record["member"]) == (None, file.name, inside)
-    assert record["file"]["path"] == str(file)
+    assert (record["source"], record["member"]) == (str(file), inside)
     assert file.exists()
 
 
@@ -403,7 +501,7 @@ def test_the_tree_comes_before_the_cache_until_it_is_unset(
 
 
 def test_what_is_not_in_the_tree_is_downloaded(server: Server, tree: Path, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.pt": checkpoint})
+    server.release({"models.zip": models(checkpoint)})
     put(tree, f"mobilevitv3_XXS_L2_e300_7023/{CHECKPOINT}", b"another model's")
     assert_weights(fetch_weights(MICRON, tmp_path / "cache"), checkpoint)
     requests = len(server.requests)
@@ -423,21 +521,32 @@ def test_apples_files_are_told_apart_by_their_path(tree: Path, tmp_path: Path, c
     file = put(tree, f"mirror/{url.removeprefix(APPLE)}", checkpoint)
     put(tree, f"mirror/{url.removeprefix(APPLE).replace('384x384', '256x256')}", b"the other size's")
     record = assert_weights(fetch_weights(APPLE_ROW, tmp_path / "cache"), checkpoint, APPLE_ROW)
-    assert record["file"]["path"] == str(file)
+    assert record["source"] == str(file)
 
 
-@pytest.mark.parametrize("path", [f"{FOLDER}/{CHECKPOINT}", f"{FOLDER}.zip", f"{FOLDER}.pt"])
+@pytest.mark.parametrize("path", [f"{FOLDER}/{CHECKPOINT}", "models.zip"])
 def test_a_broken_file_in_the_tree_is_an_error(server: Server, tree: Path, tmp_path: Path, path: str):
     put(tree, path, b"broken")
     assert Path(path).name in unavailable(tmp_path / "cache")
     assert not server.requests
 
 
-@pytest.mark.parametrize("path", [f"{{}}/{FOLDER}/{CHECKPOINT}", f"{{}}/{FOLDER}.pt"])
-def test_several_in_the_tree(tree: Path, tmp_path: Path, checkpoint: bytes, path: str):
+def test_several_in_the_tree(tree: Path, tmp_path: Path, checkpoint: bytes):
     for copy in ("a", "b"):
-        put(tree, path.format(copy), checkpoint)
+        put(tree, f"{copy}/{FOLDER}/{CHECKPOINT}", checkpoint)
     assert "expected one" in unavailable(tmp_path / "cache")
+
+
+def test_a_tree_and_a_cache_that_cannot_be_written(tree: Path, tmp_path: Path, checkpoint: bytes):
+    put(tree, "models.zip", models(checkpoint))
+    path = fetch_weights(MICRON, tmp_path / "cache")
+    for directory in (tree, path.parent, path.parents[1]):
+        directory.chmod(0o500)
+    try:
+        assert fetch_weights(MICRON, tmp_path / "cache") == path
+    finally:
+        for directory in (tree, path.parents[1], path.parent):
+            directory.chmod(0o700)
 
 
 def test_no_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -450,7 +559,7 @@ def test_no_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_pretrained_needs_no_manual_step(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({f"{FOLDER}.zip": zipped({f"{FOLDER}/{CHECKPOINT}": checkpoint})})
+    server.release({"models.zip": models(checkpoint)})
     model = timm.create_model(MICRON, pretrained=True, cache_dir=str(tmp_path))
     expected = converted(checkpoint, "mobilevitv3_xxs", WEIGHTS[MICRON].channel_order)
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())

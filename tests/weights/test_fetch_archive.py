@@ -8,8 +8,7 @@ import pytest
 from archives import PACKERS, zipped
 
 from timm_mobilevit.weights.fetch import archive as module
-from timm_mobilevit.weights.fetch.archive import take_checkpoint, zip_directory
-from timm_mobilevit.weights.fetch.naming import CHECKPOINT, belongs, is_named_after, model_key, rank, select
+from timm_mobilevit.weights.fetch.archive import ARCHIVE, CHECKPOINT, folders, take_checkpoint
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
 FOLDERS = [row.folder for row in WEIGHTS.values() if row.folder]
@@ -27,14 +26,14 @@ def pack(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, 
     return pack
 
 
-def take(archive: Path, folder: str = FOLDER, *, flat: bool = False) -> bytes | None:
+def take(archive: Path, folder: str = FOLDER) -> bytes | None:
     target = archive.parent / "target"
-    member = take_checkpoint(archive, folder, target, flat=flat)
+    member = take_checkpoint(archive, folder, target)
     assert target.exists() == (member is not None)
     return target.read_bytes() if member else None
 
 
-@pytest.mark.parametrize("prefix", ["", "./", "release/imagenet1k/", "MobileViTv3-1.0.0/"])
+@pytest.mark.parametrize("prefix", ["", "./", "models/MobileViTv3-v1/results_classification/", "mobilevitv3_1_0_0/"])
 def test_every_model_out_of_one_archive(pack: Callable[[dict[str, bytes]], Path], prefix: str):
     # The folders of other tasks are there too, as they are in the release.
     others = [
@@ -49,24 +48,22 @@ def test_every_model_out_of_one_archive(pack: Callable[[dict[str, bytes]], Path]
     )  # fmt: skip
     for folder in FOLDERS:
         assert take(archive, folder) == f"{folder} {CHECKPOINT}".encode()
+    assert folders(archive) == {*FOLDERS, *others}
 
 
-def test_folder_below_the_models_folder(pack: Callable[[dict[str, bytes]], Path]):
-    assert take(pack({f"{FOLDER}/train/run_1/{CHECKPOINT}": b"weights"})) == b"weights"
-
-
-def test_other_spelling_of_the_folder(pack: Callable[[dict[str, bytes]], Path]):
-    assert take(pack({f"MobileViTv3-s-e300-7930/{CHECKPOINT}": b"weights"})) == b"weights"
-
-
-def test_no_folder_only_where_the_archive_is_named_after_the_model(pack: Callable[[dict[str, bytes]], Path]):
-    archive = pack({CHECKPOINT: b"weights", "checkpoint_last.pt": b"last"})
-    assert take(archive) is None
-    assert take(archive, flat=True) == b"weights"
-
-
-def test_another_models_folder_in_an_archive_named_after_the_model(pack: Callable[[dict[str, bytes]], Path]):
-    assert take(pack({f"mobilevitv3_S_voc_e50_7959/{CHECKPOINT}": b"weights"}), flat=True) is None
+@pytest.mark.parametrize(
+    "path",
+    [
+        CHECKPOINT,
+        f"X{MEMBER}",
+        f"{FOLDER}/checkpoint_ema.pt",
+        f"{FOLDER}/{CHECKPOINT}.txt",
+        f"{FOLDER}/{CHECKPOINT}/data",
+        f"{FOLDER}/mobilevitv3_S_voc_e50_7959/{CHECKPOINT}",
+    ],
+)
+def test_paths_that_are_not_the_checkpoints(pack: Callable[[dict[str, bytes]], Path], path: str):
+    assert take(pack({path: b"weights"})) is None
 
 
 def test_several_that_fit(pack: Callable[[dict[str, bytes]], Path]):
@@ -164,53 +161,24 @@ def test_an_error_of_the_disk_is_not_blamed_on_the_archive(pack: Callable[[dict[
         take_checkpoint(pack({MEMBER: b"weights"}), FOLDER, tmp_path / "missing" / "target")
 
 
-def test_directory_from_the_end_of_a_zip():
-    names = [f"{folder}/{CHECKPOINT}" for folder in FOLDERS]
-    content = zipped(dict.fromkeys(names, bytes(100_000)), zipfile.ZIP_STORED)
-    assert zip_directory(content[-4096:]) == names
-    assert zip_directory(content[-200:]) is None  # does not reach back to the directory's start
-    assert zip_directory(b"<html>") is None
-
-
-def test_the_keys_of_all_models_differ():
-    assert len({model_key(folder) for folder in FOLDERS}) == len(FOLDERS)
-
-
-@pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize(
-    "spelling", ["{}.zip", "{}.tar.gz", "{}.TGZ", "{}.pt", "{}_checkpoint_ema_best.pt", "{}-checkpoint_ema_best.pth"]
-)
-def test_every_spelling_names_its_model_and_no_other(folder: str, spelling: str):
-    for name in (folder, folder.lower(), folder.replace("_", "-"), folder.replace("mobilevitv3", "MobileViTv3")):
-        asset = spelling.format(name)
-        assert [other for other in FOLDERS if is_named_after(asset, other)] == [folder]
-        assert rank(asset, folder) in (0, 1)
-        assert all(rank(asset, other) is None for other in FOLDERS if other != folder)
-
-
-@pytest.mark.parametrize(
-    ("asset", "folder", "expected"),
+    ("name", "expected"),
     [
-        ("mobilevitv3_models.zip", FOLDER, 3),
-        ("MobileViTv3-v1.tar.gz", FOLDER, 3),
-        ("imagenet1k_mobilevitv3_S_e300_7930.tar", FOLDER, 2),
-        ("imagenet1k_mobilevitv3_XS_e300_7671.tar", FOLDER, 3),
-        ("mobilevitv3_voc_1_0_0.zip", "mobilevitv3_1_0_0", 4),
-        ("mobilevitv3_S_voc_e50_7959.zip", FOLDER, 4),
-        ("mobilevitv3_S_e300_7930_checkpoint_last.pt", FOLDER, None),
-        ("mobilevitv3_S_e300_7930.log", FOLDER, None),
-        ("README.md", FOLDER, None),
+        ("models.zip", True),
+        ("MobileViTv3-v1.TAR.GZ", True),
+        ("weights.txz", True),
+        ("README.md", False),
+        ("mobilevitv3.pt", False),
+        ("../models.zip", False),
+        ("a/models.zip", False),
+        ("C:models.zip", False),
+        ("a\0.zip", False),
+        ("a\n.zip", False),
+        ("\ud800.zip", False),
+        ("x" * 300 + ".zip", False),
+        (".zip", False),
     ],
 )
-def test_rank(asset: str, folder: str, expected: int | None):
-    assert rank(asset, folder) == expected
-
-
-def test_belongs_goes_by_the_innermost_model():
-    assert belongs(f"mobilevitv3_1_0_0/{MEMBER}", FOLDER)
-    assert belongs(f"mobilevitv3_1_0_0/{MEMBER}", "mobilevitv3_1_0_0") is False
-    assert belongs(f"MobileViTv3/weights/{CHECKPOINT}", FOLDER) is None
-
-
-def test_select_wants_the_ema_best_file():
-    assert select([f"{FOLDER}/checkpoint_ema.pt", f"{FOLDER}/checkpoint_best.pt"], FOLDER) is None
+def test_names_of_archives(name: str, expected: bool):
+    """They become names of files."""
+    assert bool(ARCHIVE.fullmatch(name)) == expected

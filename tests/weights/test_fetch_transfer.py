@@ -8,7 +8,7 @@ import pytest
 from servers import Fault, Server, serve
 
 from timm_mobilevit.weights.fetch import transfer
-from timm_mobilevit.weights.fetch.transfer import download, fetch_json, fetch_tail
+from timm_mobilevit.weights.fetch.transfer import download
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 HALF = 1_500_000
@@ -121,7 +121,7 @@ def test_an_answer_to_another_range_is_thrown_away(server: Server, part: Path, c
 def test_a_part_longer_than_the_file_starts_again(server: Server, part: Path):
     url = server.add("/file", CONTENT)
     part.write_bytes(CONTENT + b"more")
-    Path(f"{part}.json").write_text(json.dumps({"url": url, "validator": '"1"'}))
+    Path(f"{part}.json").write_text(json.dumps([url, 0, '"1"']))
     download(url, part)
     assert_complete(part)
 
@@ -139,12 +139,28 @@ def test_unknown_length(server: Server, part: Path):
     assert_complete(part)
 
 
-@pytest.mark.parametrize("length", [len(CONTENT) - 1, 0], ids=["declared", "found out"])
-def test_a_wrong_length_is_an_error_and_leaves_nothing(server: Server, part: Path, length: int):
-    url = server.add("/file", CONTENT, length=length)
-    with pytest.raises(OSError, match=rf"expected {len(CONTENT) + 1} bytes"):
-        download(url, part, size=len(CONTENT) + 1)
+@pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 1])
+def test_a_wrong_length_is_an_error_and_leaves_nothing(server: Server, part: Path, size: int):
+    url = server.add("/file", CONTENT)
+    with pytest.raises(OSError, match=rf"expected {size} bytes, the server offers {len(CONTENT)}"):
+        download(url, part, size=size)
     assert not list(part.parent.iterdir())
+
+
+def test_a_file_of_unknown_length_that_ends_early_is_asked_for_again(server: Server, part: Path):
+    url = server.add("/file", CONTENT, length=0, ranges=False, faults=[Fault(cut_after=HALF)])
+    download(url, part, size=len(CONTENT))
+    assert_complete(part)
+    with pytest.raises(OSError, match=f"the connection was cut after {len(CONTENT)} of {len(CONTENT) + 1} bytes"):
+        download(url, part, size=len(CONTENT) + 1)
+
+
+def test_no_more_than_allowed(server: Server, part: Path):
+    for length, complaint in ((None, f"the server offers {len(CONTENT)}"), (0, "got more")):
+        url = server.add("/file", CONTENT, length=length)
+        with pytest.raises(OSError, match=f"expected at most {HALF} bytes, {complaint}"):
+            download(url, part, most=HALF)
+        assert not list(part.parent.iterdir())
 
 
 def test_always_cut_is_an_error_in_the_end(server: Server, part: Path, waits: list[float]):
@@ -174,7 +190,7 @@ def test_passing_errors_are_tried_again(server: Server, part: Path, waits: list[
 @pytest.mark.parametrize(
     ("value", "least", "most"),
     [("7", 7, 7), ("Wed, 21 Oct 2015 07:28:00 GMT", 1, 1), ("soon", 1, 1)],
-    ids=["seconds", "past date", "nonsense"],
+    ids=["seconds", "date", "nonsense"],
 )
 def test_the_wait_that_the_server_asks_for(
     server: Server, part: Path, waits: list[float], value: str, least: float, most: float
@@ -231,17 +247,61 @@ def test_connections_that_fail_to_come_about_are_tried_again(
     assert waits == [1, 2, 4, 8]
 
 
-def test_the_token_stays_with_the_host_it_is_for(server: Server):
+def test_the_token_stays_with_the_host_it_is_for(server: Server, part: Path):
     url = server.add("/target", b"[1]")
     server.add("/api", b"", faults=[Fault(status=302, headers={"Location": url.replace("127.0.0.1", "localhost")})])
-    assert fetch_json(f"{server.url}/api", token="secret") == [1]
+    download(f"{server.url}/api", part, token="secret")
+    assert part.read_bytes() == b"[1]"
     assert [request.headers.get("Authorization") for request in server.requests] == ["Bearer secret", None]
 
 
-def test_the_tail_of_a_file(server: Server):
-    assert fetch_tail(server.add("/file", CONTENT), 100) == CONTENT[-100:]
-    assert fetch_tail(server.add("/file", CONTENT, ranges=False), 100) is None
-    assert sum(server.sent("/file")[:1]) == 100
+# ------------------------------------------------------------------------------------------------------ parts of files
+
+
+@pytest.mark.parametrize("span", [(0, 100), (1_000_000, 2_500_000), (len(CONTENT) - 1, len(CONTENT))])
+def test_a_span(server: Server, part: Path, span: tuple[int, int]):
+    download(server.add("/file", CONTENT), part, span=span, size=len(CONTENT))
+    assert part.read_bytes() == CONTENT[slice(*span)]
+    assert server.requests[0].headers["Range"] == f"bytes={span[0]}-{span[1] - 1}"
+    assert server.sent("/file") == [span[1] - span[0]]
+
+
+def test_a_span_that_is_cut_goes_on_where_it_was(server: Server, part: Path):
+    url = server.add("/file", CONTENT, faults=[Fault(cut_after=400_000)] * 2)
+    download(url, part, span=(HALF, HALF + 1_000_000), size=len(CONTENT))
+    assert part.read_bytes() == CONTENT[HALF : HALF + 1_000_000]
+    assert server.sent("/file") == [400_000, 400_000, 200_000]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ranges": False}, {"range_start": 7}, {"faults": [Fault(status=501)]}, {"faults": [Fault(status=416)]}]
+)
+def test_a_span_that_the_server_does_not_give(server: Server, part: Path, changes: dict[str, object]):
+    url = server.add("/file", CONTENT, **changes)
+    with pytest.raises(OSError, match=r"/file: "):
+        download(url, part, span=(HALF, HALF + 100), size=len(CONTENT))
+    assert not list(part.parent.iterdir())
+
+
+def test_a_span_of_a_file_of_another_size(server: Server, part: Path):
+    url = server.add("/file", CONTENT)
+    with pytest.raises(OSError, match="the server offers 3000000"):
+        download(url, part, span=(0, 100), size=len(CONTENT) + 1)
+
+
+def test_a_span_that_floods(server: Server, part: Path):
+    head = b"HTTP/1.0 206 Partial Content\r\nContent-Range: bytes 0-99/3000000\r\n\r\n"
+    url = server.add("/file", CONTENT, faults=[Fault(raw=head, endless=True)])
+    download(url, part, span=(0, 100), size=len(CONTENT))
+    assert part.read_bytes() == bytes(100)
+
+
+def test_a_server_that_takes_back_what_it_gave_is_given_up(server: Server, part: Path):
+    faults = [Fault(cut_after=HALF), Fault(status=416)] * 20
+    url = server.add("/file", CONTENT, faults=faults)
+    with pytest.raises(OSError, match=r"/file: "):
+        download(url, part)
+    assert len(server.requests) < 10
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -189,7 +189,7 @@ def _dense_commands(pattern: str) -> Iterator[str]:
     import yaml  # type: ignore[import-untyped]
 
     from ..configs import FOLDER
-    from ..weights.fetch.naming import CHECKPOINT
+    from ..weights.fetch.archive import CHECKPOINT
     from ._registry import as_wildcards
 
     models = [

@@ -162,8 +162,11 @@ WEIGHTS: dict[str, Weights] = {
     "mobilevitv2_1_75.cvnets_in22k_ft_in1k_384": _v2("1.75", 82.93, source="imagenet21k_to_1k", size=384),
     "mobilevitv2_2_0.cvnets_in22k_ft_in1k_384": _v2("2.0", 83.41, source="imagenet21k_to_1k", size=384),
 
-    # BGR by lineage: these six were trained with CVNets v0.1, which reads images with OpenCV. Not verified on data;
-    # an independent port (PaddleClas) reports 79.28 for the small one with RGB input, so it may be otherwise.
+    # Open: the order of these six. BGR by lineage: they were trained with CVNets v0.1, which reads images with OpenCV.
+    # But PaddleClas evaluates its conversion of all nine v3 files with RGB, and is close to the published top-1: 70.87,
+    # 76.63, 79.28 for XXS, XS, S; 70.28, 76.07, 79.07 for their L2 variants; 72.00, 76.26, 78.38 for 0.5, 0.75, 1.0. It
+    # evaluates v1 with BGR. So either its conversion flips the first convolution of these six, or they are RGB. Sources
+    # in docs/converting.md. Not verified on images.
     "mobilevitv3_xxs.micron_in1k": _v3("mobilevitv3_XXS_e300_7098", 70.98, "bgr"),
     "mobilevitv3_xs.micron_in1k": _v3("mobilevitv3_XS_e300_7671", 76.71, "bgr"),
     "mobilevitv3_s.micron_in1k": _v3("mobilevitv3_S_e300_7930", 79.30, "bgr"),

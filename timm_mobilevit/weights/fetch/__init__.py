@@ -1,27 +1,26 @@
 """Pretrained weights that timm's hub repositories do not hold: found, downloaded, converted and cached.
 
-Apple's are plain files. Micron's (MobileViTv3) are assets of a GitHub release, of which only the models' folders are
-known: the release is asked at run time.
+Apple's are plain files. Micron's (MobileViTv3) are folders in an archive of a GitHub release.
 """
 
 import difflib
 import functools
 import logging
-import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+from torch import Tensor
 
 from ..checkpoint import read_checkpoint
 from ..convert import convert_state_dict
 from ..pretrained import WEIGHTS, Weights
-from . import tree as _tree
-from .naming import CHECKPOINT
-from .release import from_release
+from .release import KNOWN, from_release, tidy
 from .store import Entry, Source
 from .transfer import discard, download
+from .tree import VARIABLE, from_tree, path_of, weights_tree
 
 __all__ = ["WeightsNotAvailableError", "fetch_weights"]
 
@@ -29,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 
 class WeightsNotAvailableError(RuntimeError):
-    """Pretrained weights could not be had. The message says what was tried and what to do."""
+    """Pretrained weights could not be fetched. The message says what was tried and what to do."""
 
 
 def fetch_weights(name: str, cache_dir: str | Path | None = None) -> Path:
@@ -49,7 +48,7 @@ def fetch_weights(name: str, cache_dir: str | Path | None = None) -> Path:
     Raises:
         ValueError: If there is no such row, or it is one that timm loads from the hub.
         NotADirectoryError: If ``TIMM_MOBILEVIT_WEIGHTS`` names no directory.
-        WeightsNotAvailableError: If the weights cannot be had, or what was found is broken or of another model.
+        WeightsNotAvailableError: If the weights cannot be found or downloaded, or are broken or of another model.
 
     Example:
         >>> fetch_weights("mobilevitv3_xxs.micron_in1k")  # doctest: +SKIP
@@ -62,67 +61,57 @@ def fetch_weights(name: str, cache_dir: str | Path | None = None) -> Path:
     """
     row = _row(name)
     _log_licence(row.license, row.origin)
-    tree = _tree.weights_tree()
+    cache = Path(cache_dir).expanduser() if cache_dir is not None else None
+    tree = weights_tree()
     tried: list[str] = []
     try:
-        entry = Entry(name, row, Path(cache_dir).expanduser() if cache_dir is not None else None)
-        # Without the lock first: a shared cache may be read-only.
-        if found := entry.find(tree):
+        entry = Entry(name, row, cache)
+        # Without the lock and without writing anything first: a shared cache may be read-only.
+        if tree is None and (found := entry.find()):
             return found
-        entry.directory.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(entry.lock):
-            try:
-                shutil.rmtree(entry.work, ignore_errors=True)  # of a process that was killed
-                entry.work.mkdir()
-                return _fetch(entry, tree, tried)
-            finally:
-                shutil.rmtree(entry.work, ignore_errors=True)
+        with TemporaryDirectory() as work:
+            source = from_tree(row, tree, Path(work)) if tree else None
+            if tree and not source:
+                tried.append(f"{VARIABLE}={tree}: not in it")
+            if found := entry.find(source):
+                return found
+            entry.directory.mkdir(parents=True, exist_ok=True)
+            with WeakFileLock(entry.lock):
+                if found := entry.find(source):  # another process has fetched it meanwhile
+                    return found
+                source = source or _from_origin(name, row, entry, Path(work))
+                entry.save(_convert(name, row, source), source)
+                discard(entry.part)
+                tidy(entry.archives, {str(row.folder) for key, row in WEIGHTS.items() if not entry.has_other(key)})
+                return entry.weights
     except (OSError, ValueError) as error:
         raise WeightsNotAvailableError(_advice(name, row, [*tried, str(error)])) from error
 
 
-def _fetch(entry: Entry, tree: Path | None, tried: list[str]) -> Path:
-    if found := entry.find(tree):  # another process may have fetched it by now
-        return found
-    if tree is not None:
-        if source := _tree.from_tree(entry.row, tree, entry.work):
-            return _convert(entry, source)
-        tried.append(f"{_tree.VARIABLE}={tree}: not in it")
-        _logger.info("%s is not in %s=%s", entry.name, _tree.VARIABLE, tree)
-        if found := entry.find():
-            return found
+def _from_origin(name: str, row: Weights, entry: Entry, work: Path) -> Source:
+    assert row.url is not None
     if entry.record.exists():
         _logger.warning("%s is broken or out of date: fetching it again", entry.weights)
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set, and it is not in the cache")
-    return _convert(entry, _from_origin(entry))
+    if row.folder is not None:
+        return from_release(row.url, row.folder, entry.archives, work)
+    _logger.info("Downloading %s from %s", name, row.url)
+    download(row.url, entry.part)
+    return Source(Path(shutil.move(entry.part, work / "checkpoint.pt")), row.url)
 
 
-def _from_origin(entry: Entry) -> Source:
-    assert entry.row.url is not None
-    if entry.row.folder is not None:
-        return from_release(entry.row.url, entry.row.folder, entry.part, entry.work)
-    _logger.info("Downloading %s from %s", entry.name, entry.row.url)
-    download(entry.row.url, entry.part)
-    checkpoint = entry.work / "checkpoint.pt"
-    os.replace(entry.part, checkpoint)
-    return Source(checkpoint, url=entry.row.url, asset=entry.row.url.rpartition("/")[2])
-
-
-def _convert(entry: Entry, source: Source) -> Path:
-    arch, row = entry.name.partition(".")[0], entry.row
+def _convert(name: str, row: Weights, source: Source) -> dict[str, Tensor]:
     try:
-        state_dict = read_checkpoint(source.checkpoint)
-        state_dict = convert_state_dict(state_dict, arch, source="cvnets", channel_order=row.channel_order)
+        state_dict = convert_state_dict(
+            read_checkpoint(source.checkpoint), name.partition(".")[0], "cvnets", channel_order=row.channel_order
+        )
         classes = len(state_dict.get("head.fc.weight", ()))
         if classes != row.num_classes:
             raise ValueError(f"expected a classifier of {row.num_classes} classes, got {classes}")
     except ValueError as error:
-        origin = source.file or source.url
-        raise ValueError(f"{origin}{f' ({source.member})' if source.member else ''}: {error}") from error
-    path = entry.save(state_dict, source)
-    discard(entry.part)  # of an earlier call that was cut off, where the checkpoint now came from elsewhere
-    return path
+        raise ValueError(f"{source.origin}{f' ({source.member})' if source.member else ''}: {error}") from error
+    return state_dict
 
 
 def _row(name: str) -> Weights:
@@ -149,16 +138,12 @@ def _log_licence(license: str, origin: str) -> None:
 
 
 def _advice(name: str, row: Weights, tried: list[str]) -> str:
-    if row.folder is not None:
-        by_hand = f"download {row.folder} from {row.url} by hand, unpack it into a directory DIR"
-        file = f"DIR/{row.folder}/{CHECKPOINT}"
-    else:
-        assert row.url is not None
-        tail = _tree.tail(row.url)
-        by_hand = f"download {row.url} by hand to DIR/{tail}"
-        file = f"DIR/{tail}"
+    file = f"DIR/{path_of(row)}"
+    download_it = f"{KNOWN} from {row.url} by hand to DIR" if row.folder else f"{row.url} by hand to {file}"
+    unpacked = ", unpacked," if row.folder else ""
     lines = "".join(f"\n  tried: {line}" for line in tried)
     return (
         f"the pretrained weights {name} are not available{lines}\n"
-        f"  to do: {by_hand} and set {_tree.VARIABLE}=DIR, or pass pretrained_cfg_overlay=dict(file='{file}')"
+        f"  to do: download {download_it} and set {VARIABLE}=DIR, or pass the file{unpacked} "
+        f"as pretrained_cfg_overlay=dict(file='{file}')"
     )

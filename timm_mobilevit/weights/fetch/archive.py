@@ -5,8 +5,8 @@ checkpoint could be, is copied into a file that the caller names.
 """
 
 import errno
-import io
 import lzma
+import re
 import shutil
 import stat
 import tarfile
@@ -14,105 +14,89 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO
+from functools import partial
+from pathlib import Path
+from typing import IO, TypeAlias
 
-from .naming import select
+from .remote import RemoteFile
+from .transfer import MAX_BYTES
 
-MAX_BYTES = 1 << 30  # the largest MobileViT checkpoint is 74 MB
+CHECKPOINT = "checkpoint_ema_best.pt"  # the file that the published accuracies were measured with
+ARCHIVE = re.compile(r"[\w.-]{1,200}\.(zip|tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)", re.IGNORECASE)  # names of files
+
 # What the standard library raises on archives that are cut, damaged, encrypted or packed in a way it does not know.
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+_Member: TypeAlias = tuple[str, int, Callable[[], IO[bytes] | None]]  # path, declared size, what opens it
 
 
-@dataclass(frozen=True)
-class _Member:
-    path: str  # with forward slashes
-    size: int  # as the archive declares it
-    open: Callable[[], IO[bytes] | None]
+class BrokenArchiveError(ValueError):
+    """An archive that cannot be read."""
 
 
-def _is_safe(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return not path.startswith("/") and ".." not in parts and ":" not in path
+def take_checkpoint(archive: Path | RemoteFile, folder: str, target: Path) -> str | None:
+    """Copy ``…/FOLDER/checkpoint_ema_best.pt`` out of an archive; returns its path there, None where it is not there.
+
+    Raises:
+        BrokenArchiveError: If the archive cannot be read.
+        ValueError: If it holds the checkpoint several times, or declares it larger than ``MAX_BYTES``.
+    """
+    with _checkpoints(archive) as members:
+        found = [member for member in members if _folder(member) == folder]
+        if len(found) > 1:
+            paths = ", ".join(sorted(path for path, *_ in found)[:5])
+            raise ValueError(f"{archive.name}: expected one {CHECKPOINT} of {folder}, found {len(found)}: {paths}")
+        for path, size, open_member in found:
+            if size > MAX_BYTES:
+                raise ValueError(f"{archive.name}: {path} is {size} bytes large, expected at most {MAX_BYTES}")
+            source = open_member()
+            assert source is not None  # only of links and directories
+            with source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)  # both libraries stop at the declared size, and raise before it
+            return path
+    return None
 
 
-def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
-    for info in archive.infolist():
-        if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16):
-            yield _Member(info.filename.replace("\\", "/"), info.file_size, lambda info=info: archive.open(info))  # type: ignore[misc]
-
-
-def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
-    for info in archive:
-        if info.isreg() and not info.issparse():
-            yield _Member(info.name, info.size, lambda info=info: archive.extractfile(info))  # type: ignore[misc]
+def folders(archive: Path) -> set[str]:
+    """List the folders of an archive that hold an EMA-best checkpoint."""
+    with _checkpoints(archive) as members:
+        return {_folder(member) for member in members}
 
 
 @contextmanager
-def _members(path: Path) -> Iterator[list[_Member]]:
-    """Regular files of an archive, whatever its extension. Unsafe names are left out."""
-    with path.open("rb") as file:
-        # Not zipfile.is_zipfile, which looks at the end: a tar that ends with a checkpoint passes for a zip there.
-        is_zip = file.read(2) == b"PK"
-    if is_zip:
-        with zipfile.ZipFile(path) as archive:
-            yield [member for member in _zip_members(archive) if _is_safe(member.path)]
-    else:
-        with tarfile.open(path) as archive:
-            yield [member for member in _tar_members(archive) if _is_safe(member.path)]
-
-
-def take_checkpoint(archive: Path, folder: str, target: Path, *, flat: bool = False) -> str | None:
-    """Copy a model's EMA-best checkpoint out of an archive.
-
-    Args:
-        archive: A zip, or a tar that may be compressed with gzip, bzip2 or xz.
-        folder: Folder of the model in the release.
-        target: File to write.
-        flat: Also take a checkpoint that stands in no model's folder.
-
-    Returns:
-        The member's path in the archive, or None where the archive does not hold the model.
-
-    Raises:
-        ValueError: If the archive is broken, holds the checkpoint several times, or declares it larger than 1 GiB.
-    """
+def _checkpoints(archive: Path | RemoteFile) -> Iterator[list[_Member]]:
     try:
-        with _members(archive) as members:
-            path = select((member.path for member in members), folder, flat=flat)
-            if path is None:
-                return None
-            member = next(member for member in members if member.path == path)
-            if member.size > MAX_BYTES:
-                raise ValueError(f"{path} is {member.size} bytes large, expected at most {MAX_BYTES}")
-            source = member.open()
-            assert source is not None  # only of links and directories
-            with source, target.open("wb") as file:
-                # Both libraries stop at the declared size, and raise when there is less.
-                shutil.copyfileobj(source, file)
-            return path
-    except ValueError as error:
-        raise ValueError(f"{archive.name}: {error}") from error
+        if isinstance(archive, RemoteFile) or not tarfile.is_tarfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                yield [
+                    (path, info.file_size, partial(_open, opened, info, archive))
+                    for info in opened.infolist()
+                    if _is_wanted(path := info.filename.replace("\\", "/"))
+                    and not stat.S_ISLNK(info.external_attr >> 16)
+                ]
+        else:
+            with tarfile.open(archive) as tar:
+                yield [
+                    (info.name, info.size, partial(tar.extractfile, info))
+                    for info in tar
+                    if _is_wanted(info.name) and info.isreg() and not info.issparse()
+                ]
     except _BROKEN as error:
         # Of the disk, not of what stands on it; a damaged zip makes Python look for places before the file's start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise ValueError(f"{archive.name} is broken or no zip or tar archive: {error}") from error
+        raise BrokenArchiveError(f"{archive.name} is broken or no zip or tar archive: {error}") from error
 
 
-def zip_directory(tail: bytes) -> list[str] | None:
-    """List the paths in a zip archive of which only the end is at hand.
+def _is_wanted(path: str) -> bool:
+    """Whether a path is that of an EMA-best checkpoint in a folder, and does not lead out of the archive."""
+    return path.endswith(f"/{CHECKPOINT}") and path[0] != "/" and ".." not in path.split("/") and ":" not in path
 
-    Args:
-        tail: Last bytes of the archive.
 
-    Returns:
-        The paths, with forward slashes, or None where the end does not reach back to the start of the directory.
-    """
-    try:
-        # The directory is found from the end of the file; where its entries point to is not looked at.
-        with zipfile.ZipFile(io.BytesIO(tail)) as archive:
-            return [info.filename.replace("\\", "/") for info in archive.infolist()]
-    except _BROKEN:
-        return None
+def _folder(member: _Member) -> str:
+    return member[0].split("/")[-2]
+
+
+def _open(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path | RemoteFile) -> IO[bytes]:
+    if isinstance(archive, RemoteFile):  # one request for the header, whose length is not known, and the content
+        archive.load(info.header_offset, info.header_offset + 4096 + info.compress_size)
+    return opened.open(info)

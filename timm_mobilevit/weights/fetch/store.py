@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from huggingface_hub import cached_assets_path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..._files import replacing
 from ..._version import __version__
 from ..pretrained import Weights
 
@@ -21,17 +21,13 @@ class Source:
 
     Attributes:
         checkpoint: File in the layout of its authors.
-        url: Address that it, or the archive that holds it, was downloaded from.
-        asset: Name of the file that was downloaded or found.
+        origin: Address or path of the file that was downloaded or found: the checkpoint, or an archive that holds it.
         member: Path in the archive.
-        file: File of the user's own that was read.
     """
 
     checkpoint: Path
-    url: str | None = None
-    asset: str | None = None
+    origin: str
     member: str | None = None
-    file: Path | None = None
 
 
 def sha256(path: Path) -> str:
@@ -59,8 +55,6 @@ class Entry:
     """
 
     def __init__(self, name: str, row: Weights, cache_dir: Path | None = None):
-        self.name = name
-        self.row = row
         if cache_dir is None:
             self.directory = cached_assets_path("timm-mobilevit", namespace="weights", subfolder=name)
         else:
@@ -68,66 +62,47 @@ class Entry:
         self.weights = self.directory / "model.safetensors"
         self.record = self.directory / "model.json"
         self.part = self.directory / "download.part"
-        self.work = self.directory / "work"  # emptied by whoever holds the lock
-        self.lock = self.directory / "lock"
+        self.lock = self.directory.with_name("lock")  # of the whole cache: models come out of one archive
+        self.archives = self.directory.with_name("archives")
+        # What the cached file must agree in with the row to be used.
+        self._facts = {
+            "name": name,
+            "origin": row.origin,
+            "folder": row.folder,
+            "channel_order": row.channel_order,
+            "license": row.license,
+        }
 
-    def find(self, tree: Path | None = None) -> Path | None:
-        """Find the cached file, if it is whole and was made as the row asks for.
+    def find(self, source: Source | None = None) -> Path | None:
+        """Find the cached file, if it is whole and was made as the row asks for, and from ``source`` if there is one.
 
         Reading it once to verify its checksum costs 0.1 s for the largest model, a fraction of loading it.
-
-        Args:
-            tree: Accept only what was made from an unchanged file in this directory.
         """
         try:
             record = json.loads(self.record.read_text())
-            wanted = {**self._facts(), "sha256": sha256(self.weights)}
-            if not all(record[key] == value for key, value in wanted.items()):
-                return None
-            if tree is not None:
-                file = Path(record["file"]["path"])
-                if not file.is_relative_to(tree) or record["file"] != _identity(file):
-                    return None
+            wanted = {**self._facts, "sha256": sha256(self.weights)}
+            if source is not None:
+                wanted["checkpoint_sha256"] = sha256(source.checkpoint)
+            return self.weights if all(record[key] == value for key, value in wanted.items()) else None
         except (OSError, ValueError, KeyError, TypeError):  # nothing there, or not readable
             return None
-        return self.weights
 
-    def save(self, state_dict: dict[str, Tensor], source: Source) -> Path:
-        """Write the weights and their record.
+    def has_other(self, name: str) -> bool:
+        """Whether the cache holds another set of weights, whole or not."""
+        return (self.directory.with_name(name) / self.record.name).exists()
 
-        Args:
-            state_dict: Weights in this package's layout.
-            source: Where they came from.
-        """
-        weights, record = self.work / self.weights.name, self.work / self.record.name
-        save_file({key: value.contiguous() for key, value in state_dict.items()}, weights, metadata={"format": "pt"})
-        facts = {
-            **self._facts(),
-            "url": source.url,
-            "asset": source.asset,
+    def save(self, state_dict: dict[str, Tensor], source: Source) -> None:
+        """Write weights in this package's layout, and their record."""
+        facts: dict[str, Any] = {
+            **self._facts,
+            "source": source.origin,
             "member": source.member,
-            "file": _identity(source.file) if source.file else None,
             "checkpoint_sha256": sha256(source.checkpoint),
-            "sha256": sha256(weights),
             "package_version": __version__,
         }
-        record.write_text(json.dumps(facts, indent=2) + "\n")
+        with replacing(self.weights) as file:
+            save_file({key: value.contiguous() for key, value in state_dict.items()}, file, metadata={"format": "pt"})
+            facts["sha256"] = sha256(file)
         # The record last: without one that matches, the weights count as absent.
-        os.replace(weights, self.weights)
-        os.replace(record, self.record)
-        return self.weights
-
-    def _facts(self) -> dict[str, Any]:
-        """What a cached file must agree in with the row to be used."""
-        return {
-            "name": self.name,
-            "origin": self.row.origin,
-            "folder": self.row.folder,
-            "channel_order": self.row.channel_order,
-            "license": self.row.license,
-        }
-
-
-def _identity(file: Path) -> dict[str, Any]:
-    state = file.stat()
-    return {"path": str(file), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+        with replacing(self.record) as file:
+            file.write_text(json.dumps(facts, indent=2) + "\n")
