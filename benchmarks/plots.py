@@ -1,4 +1,4 @@
-"""Draw the figures of the README from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
+"""Draw the figures of docs/benchmarks.md from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
 
 Each figure is an SVG and a PNG in ``docs/``, and says in its metadata which file it was drawn from. Without
 measurements there is none. Drawing needs the extra ``bench``.
