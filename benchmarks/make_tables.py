@@ -221,9 +221,7 @@ def _origin(row: dict[str, str], path: Path) -> str:
 
 def figures() -> str:
     """The figures that there are measurements for."""
-    links = (
-        f"![{figure.alt}]({figure.name}.svg)" for figure in plots.FIGURES if newest(figure.bench, figure.device)
-    )
+    links = (f"![{figure.alt}]({figure.name}.svg)" for figure in plots.FIGURES if newest(figure.bench, figure.device))
     return "\n\n".join(links) or "Not drawn: nothing is measured."
 
 

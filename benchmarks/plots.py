@@ -114,9 +114,7 @@ def _label(axis: Any, points: Iterable[tuple[float, float, str]]) -> None:
     for (x, y, name), own in zip(points, list(taken), strict=True):
         size = name.partition("_")[2].replace("_l2", "-L2").replace("_", ".")
         for dx, dy, ha, va in _PLACES:
-            label = axis.annotate(
-                size, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va
-            )
+            label = axis.annotate(size, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va)
             box = label.get_window_extent()
             if not any(box.overlaps(other) for other in taken if other is not own):
                 break

@@ -13,6 +13,7 @@ Published weights are not downloaded: where a block asks for them, it gets rando
 
 import ast
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -307,11 +308,11 @@ def test_architecture_draws_the_rooms():
     layers = [layer.split(" | ") for layer in ast.literal_eval(contract[1])]
     depth = {room: index for index, layer in enumerate(layers) for room in layer}
     lines = next(blocks_of(ROOT / "docs/architecture.md")).code.splitlines()
-    drawn = [re.findall(r"│ (\w+) ", line) for above, line in zip(lines, lines[1:], strict=False) if "┌" in above]
+    drawn = [re.findall(r"│ (\w+) ", line) for above, line in itertools.pairwise(lines) if "┌" in above]
     order = [room for row in drawn for room in row]
     doors = {"convert", "evaluate"}
     assert sorted(order) == sorted(room for room in depth if room not in doors and not room.startswith("_"))
-    for row, below in zip(drawn, drawn[1:], strict=False):
+    for row, below in itertools.pairwise(drawn):
         assert max(depth[room] for room in row) < min(depth[room] for room in below)
 
 

@@ -33,7 +33,8 @@ function inScrollingBox(element) {
 // The sidebars of a narrow window are drawers beside it, until they are opened.
 const onScreen = element => element.closest(".md-sidebar").getBoundingClientRect().left >= 0;
 if (document.documentElement.scrollWidth > width) found.push("the page");
-for (const element of document.querySelectorAll("article *, .md-footer *, .md-header__title, .md-sidebar .md-ellipsis")) {
+const parts = "article *, .md-footer *, .md-header__title, .md-sidebar .md-ellipsis";
+for (const element of document.querySelectorAll(parts)) {
   const box = element.getBoundingClientRect();
   if (!box.width || !box.height || !element.checkVisibility({visibilityProperty: true})) continue;
   if (element.closest(".md-sidebar") && !onScreen(element)) continue;

@@ -90,10 +90,10 @@ def push_model(directory: str | Path, name: str, repo_id: str, *, private: bool 
 
     Args:
         directory: What ``timm-mobilevit convert --tag`` wrote: ``model.safetensors`` and ``config.json``. A ``LICENSE``
-            in it goes along.
+            in it is uploaded too.
         name: ``arch.tag`` of the weights in it.
-        repo_id: Repository to upload to, ``user/name``. Made where there is none.
-        private: Whether a repository that is made is private.
+        repo_id: Repository to upload to, ``user/name``. Created if there is none.
+        private: Whether a created repository is private.
 
     Returns:
         Address of the commit.
