@@ -90,7 +90,7 @@ def _join(before: nn.Module, after: nn.Module) -> tuple[nn.Module, nn.Module]:
 def _with(module: nn.Module, name: str, child: nn.Module) -> nn.Module:
     """A module with another child of that name; the other children are in both."""
     twin = copy.copy(module)
-    twin.__dict__ = {key: copy.copy(value) for key, value in module.__dict__.items()}  # lists of hooks of its own
+    twin.__dict__ = {key: copy.copy(value) for key, value in module.__dict__.items()}  # its own lists of hooks
     setattr(twin, name, child)
     return twin
 

@@ -18,7 +18,7 @@ class MultiHeadAttention(nn.Module):
     """Scaled dot-product self-attention (arXiv:1706.03762, Equation 1), as MobileViT v1 uses it.
 
     ``timm.layers.use_fused_attn`` decides, when the module is built, between PyTorch's fused kernel and plain operators
-    with the module ``attn_drop`` behind the softmax. The plain form has second derivatives and forward-mode ones, and
+    with the module ``attn_drop`` after the softmax. The plain form has second derivatives and forward-mode ones, and
     hooks on ``attn_drop`` see the attention weights [batch, num_heads, N, N].
 
     Args:
@@ -30,7 +30,7 @@ class MultiHeadAttention(nn.Module):
         dtype: Data type of the parameters.
 
     Raises:
-        ValueError: If ``dim`` is no multiple of ``num_heads``.
+        ValueError: If ``dim`` is not a multiple of ``num_heads``.
 
     Shape:
         Input and output [batch, N, dim], or [batch·N, dim] with N given.

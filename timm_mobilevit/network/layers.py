@@ -97,7 +97,7 @@ class Stem(ConvNormAct):
         """Map [B, in_chans, H, W] to [B, C, ceil(H / 2), ceil(W / 2)].
 
         Raises:
-            ValueError: If the input is no batch of images with the channels that the model was built for.
+            ValueError: If the input is not a batch of images with the channels that the model was built for.
         """
         if x.ndim != 4 or x.shape[1] != self.conv.in_channels or 0 in x.shape:
             raise ValueError(

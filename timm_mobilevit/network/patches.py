@@ -12,7 +12,7 @@ from .modes import is_exporting, is_transformed
 
 
 def resize_to_patches(x: Tensor, patch_h: int, patch_w: int, align_corners: bool) -> Tensor:
-    """Enlarge a map to the next multiple of the patch, bilinearly; a map that divides is returned as it is.
+    """Enlarge a map to the next multiple of the patch, bilinearly; a map that the patch divides is returned unchanged.
 
     A map smaller than a patch becomes one patch, as in the references.
 
