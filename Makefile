@@ -75,6 +75,6 @@ format: $(VENV)/.installed-dev  ## put the code into shape
 docs: $(VENV)/.installed-docs  ## build the documentation site into build/docs, without network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-tables: $(VENV)/.installed-test  ## write the README's generated tables anew
+tables: $(VENV)/.installed-test  ## write the figures and tables of the documents again
 	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.make_tables

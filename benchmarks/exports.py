@@ -150,7 +150,7 @@ def merge(old: Iterable[dict[str, str]], new: Mapping[str, str]) -> list[dict[st
 
 
 def markdown(rows: Iterable[Mapping[str, str]]) -> str:
-    """The README's table: a row per model, a column per format, reasons below."""
+    """The table of docs/deployment.md: a row per model, a column per format, reasons below."""
     cells: dict[str, dict[str, str]] = {}
     for row in rows:
         cells.setdefault(row["model"], {})[row["format"]] = row["result"]

@@ -1,6 +1,6 @@
-"""Write the generated tables of the README: ``python -m benchmarks.make_tables``; ``--check`` only compares.
+"""Write the generated tables of the documents: ``python -m benchmarks.make_tables``; ``--check`` only compares.
 
-A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
+``TABLES`` says which page has which table. It stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
 """
 
 import argparse
@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -17,11 +18,26 @@ from benchmarks._results import newest, read
 from benchmarks.complexity import count
 from benchmarks.targets import INT8, TARGETS, Target
 from benchmarks.throughput import PRESETS, bench_name
+from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS, Weights
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 Row = Mapping[str, str]
+
+
+def architectures() -> str:
+    """The table of architectures, one row each, with the best of their published accuracies."""
+    lines = [
+        "| `timm.create_model(…)` | params (M) | MACs (M) | best top-1 (%) | tags |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name in VARIANTS:
+        parameters, macs = count(name, 256, 256)
+        rows = {tagged.partition(".")[2]: row for tagged, row in WEIGHTS.items() if tagged.partition(".")[0] == name}
+        tags = ", ".join(f"`{tag}`" for tag in rows)
+        best = max(row.top1 for row in rows.values())
+        lines.append(f"| `{name}` | {parameters / 1e6:.2f} | {macs / 1e6:,.0f} | {best:.2f} | {tags} |")
+    return "\n".join(lines)
 
 
 def models() -> str:
@@ -46,19 +62,24 @@ def _source(row: Weights) -> str:
     return f"[Apple]({row.url})"
 
 
-def dense() -> str:
-    """The table of detectors and segmentors, a row each, from the metafiles of the configs."""
-    lines = ["| config | data | published | official checkpoint |", "|---|---|---:|---|"]
-    for metafile in sorted((ROOT / "mm_configs").glob("*/*/metafile.yml")):
-        for model in yaml.safe_load(metafile.read_text(encoding="utf-8"))["Models"]:
-            (result,) = model["Results"]
-            ((metric, value),) = result["Metrics"].items()
-            origin = model["Converted From"]
-            weights = origin.get("Folder") or origin["Weights"].rpartition("/")[2]
-            lines.append(
-                f"| [`{model['Name'].partition('_4xb')[0].partition('_1xb')[0]}`]({model['Config']}) "
-                f"| {result['Dataset']} | {metric} {value} | [{weights}]({origin['Weights']}) |"
-            )
+def configs(dataset: str) -> str:
+    """A table of detectors or segmentors, a row per config for a data set, from the metafiles."""
+    folder = ROOT / "mm_configs"
+    entries = [
+        model
+        for metafile in sorted(folder.glob("*/*/metafile.yml"))
+        for model in yaml.safe_load(metafile.read_text(encoding="utf-8"))["Models"]
+        if model["Results"][0]["Dataset"] == dataset
+    ]
+    (metric,) = {name for entry in entries for name in entry["Results"][0]["Metrics"]}
+    lines = [f"| config | {metric} | official file |", "|---|---:|---|"]
+    for entry in entries:
+        origin = entry["Converted From"]
+        file = origin.get("Folder") or origin["Weights"].partition("/models/")[2]
+        lines.append(
+            f"| [{entry['Name']}]({Path(entry['Config']).relative_to(folder.name).as_posix()}) "
+            f"| {entry['Results'][0]['Metrics'][metric]} | `{file}` |"
+        )
     return "\n".join(lines)
 
 
@@ -195,14 +216,12 @@ def _percent(share: str) -> str:
 
 
 def _origin(row: dict[str, str], path: Path) -> str:
-    return f"{_where(row)}: [{path.name}](benchmarks/results/{path.name})."
+    return f"{_where(row)}: [{path.name}](../benchmarks/results/{path.name})."
 
 
 def figures() -> str:
     """The figures that there are measurements for."""
-    links = (
-        f"![{figure.alt}](docs/{figure.name}.svg)" for figure in plots.FIGURES if newest(figure.bench, figure.device)
-    )
+    links = (f"![{figure.alt}]({figure.name}.svg)" for figure in plots.FIGURES if newest(figure.bench, figure.device))
     return "\n\n".join(links) or "Not drawn: nothing is measured."
 
 
@@ -230,47 +249,58 @@ def quantization() -> str:
     return "\n".join((*lines, "", _origin(rows[0], path)))
 
 
-TABLES = {
-    "models": models,
-    "dense": dense,
-    "targets": targets,
-    "latency": latency,
-    "runtimes": runtimes,
-    "throughput": throughput,
-    "figures": figures,
-    "quantization": quantization,
-    "exports": lambda: exports.markdown(exports.read(exports.CSV)),
+# The tables of each page. Their links are relative to it.
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"architectures": architectures},
+    "docs/models.md": {"models": models},
+    "docs/benchmarks.md": {
+        "figures": figures,
+        "targets": targets,
+        "latency": latency,
+        "runtimes": runtimes,
+        "throughput": throughput,
+    },
+    "docs/deployment.md": {
+        "exports": lambda: exports.markdown(exports.read(exports.CSV)),
+        "quantization": quantization,
+    },
+    "mm_configs/README.md": {
+        "coco": partial(configs, "COCO 2017"),
+        "ade20k": partial(configs, "ADE20K"),
+        "voc": partial(configs, "PASCAL VOC 2012"),
+    },
 }
 
 
-def update(text: str) -> str:
-    """Replace the tables in a text by fresh ones.
+def update(page: str, text: str) -> str:
+    """Replace the tables in the text of a page by new ones.
 
     Raises:
         ValueError: If the place of a table is missing.
     """
-    for name, make in TABLES.items():
+    for name, make in TABLES[page].items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         text, found = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{make()}\n{end}", text, flags=re.DOTALL)  # noqa: B023
         if not found:
-            raise ValueError(f"no place for the table {name!r}: expected {begin} and {end}")
+            raise ValueError(f"{page}: no place for the table {name!r}: expected {begin} and {end}")
     return text
 
 
 def main() -> None:
-    """Bring the README up to date, or say that it is not."""
+    """Bring the pages up to date, or say which are not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing, fail if the README is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if a page is out of date")
     check = parser.parse_args().check
-    old = README.read_text(encoding="utf-8")
-    new = update(old)
+    old = {page: (ROOT / page).read_text(encoding="utf-8") for page in TABLES}
+    outdated = {page: new for page, text in old.items() if (new := update(page, text)) != text}
     if check:
-        if new != old:
-            sys.exit("README.md is out of date: run python -m benchmarks.make_tables")
+        if outdated:
+            sys.exit(f"out of date: {', '.join(outdated)}: run python -m benchmarks.make_tables")
         return
-    temporary = README.with_suffix(".tmp")
-    temporary.write_text(new, encoding="utf-8")
-    os.replace(temporary, README)
+    for page, text in outdated.items():
+        temporary = (ROOT / page).with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, ROOT / page)
 
 
 if __name__ == "__main__":

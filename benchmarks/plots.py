@@ -1,4 +1,4 @@
-"""Draw the figures of the README from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
+"""Draw the figures of docs/benchmarks.md from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
 
 Each figure is an SVG and a PNG in ``docs/``, and says in its metadata which file it was drawn from. Without
 measurements there is none. Drawing needs the extra ``bench``.
@@ -73,9 +73,9 @@ def _accuracy_latency(figure: Any, rows: Rows) -> None:
     accuracy = published_accuracy()
     panels = {"optimized": "PyTorch, eager, optimized", "onnxruntime": "ONNX Runtime"}
     axes = figure.subplots(1, len(panels), sharey=True)
+    named: dict[Any, list[tuple[float, float, str]]] = {axis: [] for axis in axes}
     for axis, (runtime, title) in zip(axes, panels.items(), strict=True):
         for block, family in _FAMILIES.items():
-            offset = 4 if block.startswith("v3") else -10  # of the labels: v3 lies above its predecessors
             points = sorted(
                 (float(row["ms"]), accuracy[row["network"]], row["network"])
                 for row in rows
@@ -86,14 +86,42 @@ def _accuracy_latency(figure: Any, rows: Rows) -> None:
                 and VARIANTS[row["network"]].block == block
             )
             axis.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", markersize=5, label=family)
-            for x, y, name in points:
-                size = name.partition("_")[2].replace("_l2", "-L2").replace("_", ".")
-                axis.annotate(size, (x, y), xytext=(4, offset), textcoords="offset points", fontsize=7)
+            named[axis] += points
         axis.set(title=title, xlabel="ms per image, batch 1, one thread", xscale="log", xmargin=0.12)
         _log_ticks(axis.xaxis)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("published ImageNet-1k top-1 (%)")
     axes[-1].legend(loc="lower right", fontsize=8)
+    figure.draw_without_rendering()  # lays the axes out: where there is room for labels depends on it
+    for axis, points in named.items():
+        _label(axis, points)
+
+
+# Where a label may stand, from its point: its offset in points of type, and its side that faces the point. Best first.
+_PLACES = [
+    (reach * x, reach * y, ("right", "center", "left")[x + 1], ("top", "center", "bottom")[y + 1])
+    for reach in (4, 8, 12)
+    for x, y in ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))
+]
+
+
+def _label(axis: Any, points: Iterable[tuple[float, float, str]]) -> None:
+    """Write the size of each model beside its point, where it covers no point and no other label."""
+    from matplotlib.transforms import Bbox
+
+    points = sorted(points)
+    taken = [Bbox.from_extents(*xy, *xy).padded(5) for xy in axis.transData.transform([point[:2] for point in points])]
+    for (x, y, name), own in zip(points, list(taken), strict=True):
+        size = name.partition("_")[2].replace("_l2", "-L2").replace("_", ".")
+        for dx, dy, ha, va in _PLACES:
+            label = axis.annotate(size, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=ha, va=va)
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken if other is not own):
+                break
+            label.remove()
+        else:
+            raise ValueError(f"there is no room for the label of {name}")
+        taken.append(box)
 
 
 def _throughput(figure: Any, rows: Rows) -> None:

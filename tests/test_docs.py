@@ -13,6 +13,7 @@ Published weights are not downloaded: where a block asks for them, it gets rando
 
 import ast
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -269,32 +270,61 @@ def test_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
     assert not re.findall(r"(?:@import|url\()\W*(?:https?:)?//[^)]*", styles)
 
 
-def test_reference_has_every_public_module():
-    package = ROOT / "timm_mobilevit"
-    modules = {
-        path.relative_to(ROOT).with_suffix("").parts for path in package.rglob("*.py") if ".mim" not in path.parts
+def public_modules():
+    """The modules of timm_mobilevit, without the command line and without what stands behind a package's door."""
+    files = (path for path in (ROOT / "timm_mobilevit").rglob("*.py") if ".mim" not in path.parts)
+    modules = {path.relative_to(ROOT).with_suffix("").parts for path in files}
+    inner = ("timm_mobilevit", "weights", "fetch")
+    return {
+        parts
+        for parts in modules
+        if not any(part.startswith("_") for part in parts) and parts[1] != "cli" and parts[:3] != inner
     }
-    public = {parts for parts in modules if not any(part.startswith("_") for part in parts) and parts[1] != "cli"}
-    text = "".join(path.read_text(encoding="utf-8") for path in PAGES if path.name.startswith("api_"))
+
+
+def test_reference_has_every_public_module():
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES if path.name.startswith("api"))
     shown = {tuple(name.split(".")) for name in re.findall(r"^## (timm_mobilevit\.\S+)$", text, re.MULTILINE)}
+    public = public_modules()
     assert public <= shown
     for parts in shown - public:
-        assert (*parts, "__init__") in modules
+        assert (ROOT.joinpath(*parts) / "__init__.py").is_file()
 
 
-def test_architecture_shows_what_uses_what():
-    picture = next(blocks_of(ROOT / "docs/architecture.md")).code
-    order, uses = [], {}
-    for line in picture.splitlines()[2:]:
-        if module := line[9:25].strip():
-            order.append(module)
-        if used := re.sub(r"^.{57}(?:─►)? *", "", line) if len(line) > 57 else "":
-            uses.setdefault(order[-1], []).extend(used.split())
-    assert {module: {name.rstrip("*") for name in uses.get(module, ())} for module in order} == imports()
-    for module in order:
-        for name in uses.get(module, ()):
-            below = order.index(name.rstrip("*")) > order.index(module)
-            assert below != name.endswith("*"), f"{module} uses {name}"
+def test_reference_lists_the_public_names():
+    rows = re.findall(r"^\| `(timm_mobilevit\S*)` \|([^|]+)\|", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE)
+    assert len(rows) == 6
+    for module, names in rows:
+        file = ROOT.joinpath(*module.split("."))
+        source = (file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text("utf-8")
+        public = ast.literal_eval(re.search(r"^__all__ = (\[.*?\])", source, re.MULTILINE | re.DOTALL)[1])
+        listed = [name.rpartition(".")[2] for name in re.findall(r"`(\S+)`", names)]
+        assert listed == [name for name in public if name != "__version__"], module
+
+
+def test_architecture_draws_the_rooms():
+    """From top to bottom as the contract of import-linter has them."""
+    contract = re.search(r"^layers = (\[.*?\])", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    layers = [layer.split(" | ") for layer in ast.literal_eval(contract[1])]
+    depth = {room: index for index, layer in enumerate(layers) for room in layer}
+    lines = next(blocks_of(ROOT / "docs/architecture.md")).code.splitlines()
+    drawn = [re.findall(r"│ (\w+) ", line) for above, line in itertools.pairwise(lines) if "┌" in above]
+    order = [room for row in drawn for room in row]
+    doors = {"convert", "evaluate"}
+    assert sorted(order) == sorted(room for room in depth if room not in doors and not room.startswith("_"))
+    for row, below in itertools.pairwise(drawn):
+        assert max(depth[room] for room in row) < min(depth[room] for room in below)
+
+
+def test_architecture_lists_the_modules():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE))
+    modules = {".".join(parts[1:]) for parts in public_modules()}
+    packages = {"cli", "mm", "recipes", "weights.convert", "weights.fetch"}  # a row for all of their modules
+    assert {name for name in modules if not any(f"{name}.".startswith(f"{package}.") for package in packages)} == (
+        listed - packages
+    )
+    assert packages <= listed
 
 
 def test_path_of_an_image_has_its_shapes():
@@ -312,28 +342,6 @@ def test_path_of_an_image_has_its_shapes():
 
 
 def test_tests_named_in_the_documents_exist():
-    names = re.findall(r"`(test_\S+\.py)`", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+    names = re.findall(r"`((?:\w+/)?test_\S+\.py)`", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
     assert len(names) > 20
     assert [name for name in names if not list((ROOT / "tests").glob(name))] == []
-
-
-def imports():
-    """The modules and packages of timm_mobilevit that each of them imports, at its top or when it is needed."""
-    package = ROOT / "timm_mobilevit"
-    files = [path for path in package.rglob("*.py") if ".mim" not in path.parts and path.parent != package]
-    files += [path for path in package.glob("*.py") if not path.stem.startswith("_")]
-    names = {path.relative_to(package).with_suffix("").parts[0] for path in files}
-    found = {name: set() for name in names}
-    for file in files:
-        parts = file.relative_to(ROOT).with_suffix("").parts
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                targets = [alias.name.split(".") for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                start = [*parts[: -node.level]] if node.level else []
-                start += node.module.split(".") if node.module else []
-                targets = [[*start, alias.name] for alias in node.names]
-            else:
-                continue
-            found[parts[1]] |= {target[1] for target in targets if target[0] == package.name and len(target) > 1}
-    return {name: (targets & names) - {name} for name, targets in found.items()}

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written stays behind."""
+"""Writing files completely or not at all."""
 
 import os
 from collections.abc import Iterator

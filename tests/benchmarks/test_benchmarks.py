@@ -490,7 +490,7 @@ def test_tables_of_measurements(measured):
     assert f"| `{V1}` | ours | 2 threads |" in make_tables.runtimes()
     assert f"| inference | `{V2}` | {TIMM} | 4 |" in make_tables.throughput()
     assert "--preset cuda" in make_tables.throughput()
-    assert "docs/accuracy_latency.svg" in make_tables.figures()
+    assert "(accuracy_latency.svg)" in make_tables.figures()
     assert "throughput_gpu" not in make_tables.figures()
 
 

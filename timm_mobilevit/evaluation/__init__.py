@@ -1,1 +1,1 @@
-"""What a model is worth: accuracy, what it looks at, and the card that says so."""
+"""Evaluation of models: accuracy, attention maps and model cards."""

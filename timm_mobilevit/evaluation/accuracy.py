@@ -78,16 +78,16 @@ def evaluate(
     Args:
         model: A timm model with a classifier. It is moved to ``device`` and set to evaluation mode.
         data: Folder with one folder of images per class, or one that holds such a folder for each split.
-        split: Which of these to take, by timm's names for them: ``"validation"`` finds ``val`` too.
+        split: Which split to use, by timm's names: ``"validation"`` finds ``val`` too.
         channel_orders: Orders in which the model gets the channels. Models of this package take RGB; ``"bgr"``
             reverses the channels after the preprocessing, which has the effect of reversing those of the stem.
         img_size: Side of the input in pixels, if not the model's own.
         crop_pct: Side of the centre crop over the shorter side of the resized image, if not the model's own.
-        limit: Classify so many images only, at even distances in the folder.
+        limit: Number of images to classify, evenly spaced in the folder; all of them if None.
         batch_size: Images per forward pass.
         workers: Processes that read images; 0 reads them in this one.
         device: Where the model runs.
-        amp: Whether to run in bfloat16 where autocast says so.
+        amp: Whether to use autocast with bfloat16.
         on_batch: Called after each batch with the number of images done and of all.
 
     Returns:
@@ -146,7 +146,7 @@ def evaluate(
 def better_order(accuracies: Sequence[Accuracy]) -> ChannelOrder | None:
     """Name the channel order with the highest top-1, or None where the images are too few to tell.
 
-    To tell, it must be ahead by more than two standard errors of the difference.
+    It must be ahead by more than two standard errors of the difference.
 
     Args:
         accuracies: Two of the same model on the same images.
@@ -162,7 +162,7 @@ def better_order(accuracies: Sequence[Accuracy]) -> ChannelOrder | None:
 
 
 def write_results(out: Path, name: str, document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``NAME.json`` and ``NAME.csv``, each of them whole or not at all.
+    """Write ``NAME.json`` and ``NAME.csv``, each written completely or not at all.
 
     Args:
         out: Folder to write to. Made where needed.
@@ -187,10 +187,10 @@ def write_results(out: Path, name: str, document: Mapping[str, Any], rows: Seque
 
 
 class _WholeFolder(ImageDataset):  # type: ignore[misc]
-    """An image folder that is read to the last file: timm's own replaces what it cannot read by the next image."""
+    """An image folder that is read to the last file: timm's own replaces an unreadable image by the next one."""
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        # Not an exception: one that comes from a worker keeps the others from ending, for five seconds each.
+        # Not an exception: one raised in a worker delays the end of the others by five seconds each.
         try:
             return self.read(index)
         except UnreadableImageError:
@@ -212,7 +212,7 @@ class _WholeFolder(ImageDataset):  # type: ignore[misc]
 
 
 def _raise_unreadable(dataset: _WholeFolder, start: int) -> NoReturn:
-    """Say which image it is, of those from ``start`` on, that cannot be read."""
+    """Raise an error that names the first image from ``start`` on that cannot be read."""
     for index in range(start, len(dataset)):
         dataset.read(index)
     raise UnreadableImageError(f"an image in {dataset.reader.root} could not be read, but can be now; try again")
@@ -220,7 +220,7 @@ def _raise_unreadable(dataset: _WholeFolder, start: int) -> NoReturn:
 
 def _open_folder(data: Path, split: str, num_classes: int, mode: str) -> _WholeFolder:
     if num_classes < 1:
-        raise ValueError("the model has no classifier, so it cannot be right or wrong")
+        raise ValueError("the model has no classifier; expected one with num_classes > 0")
     if not data.is_dir():
         raise FileNotFoundError(f"no folder {data}; expected one that holds a folder of images per class")
     found = create_dataset("", root=str(data), split=split)  # timm finds the folder of the split
@@ -234,7 +234,7 @@ def _open_folder(data: Path, split: str, num_classes: int, mode: str) -> _WholeF
 
 
 def _thin_out(dataset: _WholeFolder, limit: int) -> None:
-    """Keep so many images: those of one class are neighbours, so the first ones would not do."""
+    """Keep some of the images, evenly spaced: they are sorted by class, so the first ones would miss most classes."""
     if limit < 1:
         raise ValueError(f"the number of images must be at least 1, got {limit}")
     samples = dataset.reader.samples

@@ -1,7 +1,7 @@
 """What the transformers of a MobileViT attend to, as numbers and as pictures.
 
-Attention never mixes pixel phases (the places inside a patch), so each phase has attention weights of its own. They are
-what the ``attn_drop`` modules receive; fused attention, which does not return them, is switched off meanwhile.
+Attention never mixes pixel phases (the places inside a patch), so each phase has its own attention weights. They are
+the inputs of the ``attn_drop`` modules; fused attention, which does not return them, is switched off meanwhile.
 """
 
 import math
@@ -52,7 +52,7 @@ class AttentionMap:
 
 @torch.no_grad()
 def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
-    """Run a model, and tell which pixels its transformers attend to.
+    """Run a model and return which pixels its transformers attend to.
 
     For multi-head attention (v1, v3-S, -XS and -XXS) the score of a pixel is the attention that it gets, averaged over
     all pixels that attend. For separable attention (v2, v3-1.0, -0.75 and -0.5) it is the pixel's context score.
@@ -99,7 +99,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
 class _Recorder:
     """Collects maps while a model runs.
 
-    Blocks are counted as they run: an optimized network also holds some that do not, around the same layers.
+    Blocks are counted as they run: an optimized network also holds blocks that do not run, around the same layers.
     """
 
     def __init__(self) -> None:
@@ -129,10 +129,10 @@ class _Recorder:
 
 
 def overlay(image: Image.Image, relative: Tensor, *, opacity: float = 0.6) -> Image.Image:
-    """Lay a map of attention over an image.
+    """Draw a map of attention over an image.
 
     Blue is less than even attention, white is even, red is more. The scale is the same for every map, so pictures can
-    be compared: a multiple r of even attention stands at r / (1 + r) of the way from blue to red.
+    be compared: a multiple r of even attention has the colour at r / (1 + r) between blue and red.
 
     Args:
         image: The image that the model saw, of any mode.
@@ -159,7 +159,7 @@ def draw_stage(image: Image.Image, maps: Sequence[AttentionMap], *, phases: bool
     Args:
         image: The image that the model saw, the first of the batch.
         maps: The maps of the stage.
-        phases: Whether to add a row for each phase by itself.
+        phases: Whether to add a row for each phase.
 
     Returns:
         RGB image with captions.

@@ -90,10 +90,10 @@ def push_model(directory: str | Path, name: str, repo_id: str, *, private: bool 
 
     Args:
         directory: What ``timm-mobilevit convert --tag`` wrote: ``model.safetensors`` and ``config.json``. A ``LICENSE``
-            in it goes along.
+            in it is uploaded too.
         name: ``arch.tag`` of the weights in it.
-        repo_id: Repository to upload to, ``user/name``. Made where there is none.
-        private: Whether a repository that is made is private.
+        repo_id: Repository to upload to, ``user/name``. Created if there is none.
+        private: Whether a created repository is private.
 
     Returns:
         Address of the commit.
@@ -275,7 +275,7 @@ def _limits(name: str, row: Weights) -> str:
         "The classes are the 1,000 of ImageNet-1k; an image of anything else gets one of them all the same.",
         "The weights carry the biases of ImageNet's images and labels. Nobody measured here how the accuracy differs "
         "between groups of people or places.",
-        "Images must have at least 33 pixels a side; accuracy is published for the size above only.",
+        "Accuracy is published for the size above only; images of other sizes work too.",
     ]
     if row.paper == "v3" and row.channel_order == "bgr":
         limits.append(

@@ -1,1 +1,1 @@
-"""A trained network rewritten so that it answers faster."""
+"""Faster copies of trained networks, for inference."""

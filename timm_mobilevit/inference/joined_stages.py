@@ -1,4 +1,4 @@
-"""The stages of a network run as one, and with one 1×1 convolution where two meet with nothing in between."""
+"""The stages of a network as one sequence, with adjacent 1×1 convolutions multiplied into one."""
 
 import copy
 from collections.abc import Iterator
@@ -12,15 +12,16 @@ from ..network.layers import ConvNormAct
 
 
 class JoinedStages(nn.Module):
-    """Stages for inference, which no longer stop to compute the map of each.
+    """Stages for inference, which do not compute the map after each stage.
 
-    The stages of v2 end with a 1×1 convolution without activation, and the next ones begin with another: the product of
-    the two matrices is a smaller one. That leaves out an eighth of the multiply-accumulates of ``mobilevitv2_1_0``
-    (``benchmarks.complexity --optimized``). The stages in front of the first transformer stand in one sequence.
+    The stages of v2 end with a 1×1 convolution without activation, and the next ones begin with another: one
+    convolution with the product of the two matrices replaces them. That saves an eighth of the multiply-accumulates of
+    ``mobilevitv2_1_0`` (``benchmarks.complexity --optimized``). The stages before the first transformer become one
+    sequence.
 
     Args:
-        stages: The stages, their norms folded into the convolutions. They stay as they are, and iterating and indexing
-            give them, for those who need the map of each.
+        stages: The stages, their norms folded into the convolutions. They are not changed; iterating and indexing
+            return them, for callers that need the map of each.
 
     Shape:
         Input and output as those of ``stages``.
@@ -38,8 +39,8 @@ class JoinedStages(nn.Module):
     def __init__(self, stages: nn.Sequential) -> None:
         super().__init__()
         self.stages = stages
-        # The blocks themselves, but for those whose first or last convolution is joined: these are shells of their own
-        # around the same layers, so whoever replaces or quantises a layer does so for both. Only the products are new.
+        # The blocks themselves, except those whose first or last convolution is joined: these are new blocks around the
+        # same layers, so replacing or quantising a layer changes both. Only the products are new.
         joined: list[list[nn.Module]] = [list(stage.children()) for stage in stages]
         for before, after in pairwise(joined):
             before[-1], after[0] = _join(before[-1], after[0])
@@ -57,7 +58,7 @@ class JoinedStages(nn.Module):
         return self.stages[index]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map what the first stage takes to what the last returns."""
+        """Map the input of the first stage to the output of the last."""
         return self.late(self.early(x))  # type: ignore[no-any-return]
 
 
@@ -68,11 +69,11 @@ def all_inverted_residuals(stage: nn.Module) -> bool:
 
 
 def _join(before: nn.Module, after: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Move the last convolution of a block into the first of the next, if it may be moved and that saves work."""
+    """Multiply the last convolution of a block into the first of the next, if that is exact and saves work."""
     if isinstance(before, InvertedResidual) and not before.has_shortcut:
         name = "conv3_1x1"
     elif isinstance(before, SeparableMobileViTBlock) and not before.v3_fusion:
-        name = "conv_proj"  # a map that is brought back to size after it can be so before: both are linear
+        name = "conv_proj"  # a map that is resized after it can be resized before: both are linear
     else:
         return before, after
     if not isinstance(after, InvertedResidual) or after.has_shortcut:
@@ -89,7 +90,7 @@ def _join(before: nn.Module, after: nn.Module) -> tuple[nn.Module, nn.Module]:
 def _with(module: nn.Module, name: str, child: nn.Module) -> nn.Module:
     """A module with another child of that name; the other children are in both."""
     twin = copy.copy(module)
-    twin.__dict__ = {key: copy.copy(value) for key, value in module.__dict__.items()}  # lists of hooks of its own
+    twin.__dict__ = {key: copy.copy(value) for key, value in module.__dict__.items()}  # its own lists of hooks
     setattr(twin, name, child)
     return twin
 
@@ -102,9 +103,9 @@ def _lone_conv(layer: nn.Module) -> nn.Conv2d | None:
 
 
 def _product(inner: nn.Conv2d, outer: nn.Conv2d) -> nn.Conv2d:
-    """One 1×1 convolution that does what two do one after the other."""
+    """One 1×1 convolution that equals two in sequence."""
     weight = outer.weight
-    wide = torch.float32 if weight.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+    wide = torch.float32 if weight.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     conv = nn.Conv2d(inner.in_channels, outer.out_channels, 1, device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
         matrix = weight.to(wide).flatten(1)

@@ -1,4 +1,4 @@
-"""A trained model rewritten for inference: it computes the same, faster, and cannot be trained any more."""
+"""Copies of trained models for inference: they compute the same in less time and cannot be trained."""
 
 import copy
 
@@ -15,12 +15,12 @@ from .joined_stages import JoinedStages, all_inverted_residuals
 
 
 def optimize_for_inference(model: nn.Module) -> nn.Module:
-    """Fold batch norms into convolutions, drop what only training needs, and lay the weights out channels-last.
+    """Fold batch norms into convolutions, remove what only training needs, and store the weights channels-last.
 
     Activations work in place, and on a CPU the stem and the stages before the first MobileViT block run image by
     image: their maps then stay in the cache, which those of a whole batch do not. The stages of a classifier run as one
     (``timm_mobilevit.inference.joined_stages``), so forward hooks on its blocks are not called;
-    ``forward_intermediates`` returns the map of each stage as ever.
+    ``forward_intermediates`` returns the map of each stage as before.
 
     Args:
         model: A model of this package, or a network that contains one, such as a detector or segmentor of
@@ -67,7 +67,7 @@ class ImageWise(nn.Module):
     """Run a module on a CPU image by image.
 
     Args:
-        module: Module that treats every image of a batch by itself.
+        module: Module that processes every image of a batch independently.
 
     Example:
         >>> ImageWise(nn.Conv2d(3, 8, 3))(torch.zeros(4, 3, 8, 8)).shape
@@ -79,10 +79,10 @@ class ImageWise(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a batch of images or maps to what the module makes of it."""
+        """Apply the module to a batch of images or maps."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self.module(x)  # type: ignore[no-any-return]
-        # Compilers and exporters order the work themselves; looking at the batch size would fix it for them.
+        # Compilers and exporters schedule the work themselves; a branch on the batch size would make it static.
         elif not is_traced() and x.device.type == "cpu" and len(x) > 1:
             return torch.cat([self.module(image) for image in x.split(1)])  # type: ignore[no-untyped-call]
         else:

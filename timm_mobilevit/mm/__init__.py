@@ -4,7 +4,7 @@ All a config needs is ``custom_imports = dict(imports=["timm_mobilevit.mm"], all
 """
 
 try:
-    import mmcv.ops  # noqa: F401  the ops too: mmcv without them fails much later, with a message that helps nobody
+    import mmcv.ops  # noqa: F401  the ops too: without them mmcv fails much later, with an unclear message
     import mmdet  # noqa: F401
     import mmengine  # noqa: F401
     import mmseg  # noqa: F401

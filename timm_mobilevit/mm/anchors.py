@@ -20,7 +20,7 @@ class SSDLiteAnchorGenerator(SSDAnchorGenerator):  # type: ignore[misc]
     Args:
         ratios: Aspect ratios of each level besides 1; each gives a wide and a tall anchor.
         min_ratio: Scale of the first level, as a fraction of the image.
-        max_ratio: Scale behind the last level.
+        max_ratio: Scale after the last level.
         input_size: Side of the images in pixels, or (width, height), where :meth:`grid_priors` is not told.
 
     Example:

@@ -37,7 +37,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         init_cfg: mmengine's initialisation; not together with ``pretrained``.
 
     Raises:
-        ValueError: If a name, an index or a combination makes no sense.
+        ValueError: If a name or an index does not exist, or two arguments exclude each other.
 
     Shape:
         Input [B, 3, H, W]; output one map [B, channels, ceil(H / stride), ceil(W / stride)] per index.
@@ -108,7 +108,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         return tuple(outs)
 
     def train(self, mode: bool = True) -> "TimmMobileViT":
-        """Switch to training, but for what is fixed."""
+        """Switch to training mode, except for frozen stages and norms."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -130,6 +130,6 @@ def _source(model_name: str, pretrained: bool | str) -> dict[str, Any]:
     if isinstance(pretrained, bool):
         return {"model_name": model_name, "pretrained": pretrained}
     if Path(pretrained).suffix in (".pt", ".pth", ".bin", ".tar", ".safetensors") or Path(pretrained).exists():
-        # Through the overlay: timm's checkpoint_path knows one layout only.
+        # Through the overlay: timm's checkpoint_path reads our own layout only.
         return {"model_name": model_name, "pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
     return {"model_name": f"{model_name}.{pretrained}", "pretrained": True}

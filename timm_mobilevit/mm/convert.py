@@ -54,17 +54,17 @@ def convert_state_dict(
     """Convert an official detection or segmentation checkpoint of CVNets, CoreNet or MobileViTv3.
 
     Besides the names, the order of classes (background last in mmdet, first there), of ASPP branches (pool first in
-    mmseg, last there) and of input channels are brought to ours.
+    mmseg, last there) and of input channels are converted.
 
     Args:
-        state_dict: Flat state dict with ``encoder.``, ``extra_layers.``, ``ssd_heads.`` or ``seg_head.``. Left as it
-            is.
+        state_dict: Flat state dict with ``encoder.``, ``extra_layers.``, ``ssd_heads.`` or ``seg_head.``. It is not
+            changed.
         model: Detector or segmentor, built from one of our configs.
         channel_order: Order of the input channels that the file was trained with; None takes the known one: BGR for the
             generation of code that trained v1 and the letter sizes of v3, RGB for the other.
 
     Returns:
-        A state dict that ``model.load_state_dict`` takes strictly.
+        A state dict for ``model.load_state_dict`` with ``strict=True``.
 
     Raises:
         ValueError: If names or shapes do not fit; the message names them.

@@ -14,7 +14,7 @@ class MobileViTASPPHead(ASPPHead):  # type: ignore[misc]
     """DeepLabv3 head whose branches are joined by a 1×1 convolution; mmseg's has a 3×3.
 
     Args:
-        branch_dropout: Rate of an element-wise dropout behind the joining convolution, as in CVNets v0.1 (0.1), in
+        branch_dropout: Rate of an element-wise dropout after the joining convolution, as in CVNets v0.1 (0.1), in
             [0, 1).
         **kwargs: As for ``mmseg.models.ASPPHead``.
     """
@@ -38,7 +38,7 @@ class MobileViTASPPHead(ASPPHead):  # type: ignore[misc]
 
 @MODELS.register_module()
 class MobileViTPSPHead(PSPHead):  # type: ignore[misc]
-    """PSPNet head whose branches have a width of their own; mmseg's have that of the output.
+    """PSPNet head whose branches have their own width; mmseg's have that of the output.
 
     Args:
         branch_channels: Channels of each branch. In the reference a quarter of the input's, down to a multiple of 16.

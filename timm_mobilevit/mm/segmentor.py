@@ -10,7 +10,7 @@ from torch import Tensor
 
 @MODELS.register_module()
 class MobileViTEncoderDecoder(EncoderDecoder):  # type: ignore[misc]
-    """Segmentor that brings logits from the last map to the original image as the reference does.
+    """Segmentor that resizes logits from the last map to the original image as the reference does.
 
     mmseg resizes them twice, bilinearly: to the network's input and to the original image.
 

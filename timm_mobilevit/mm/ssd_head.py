@@ -27,7 +27,7 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
     Args:
         num_classes: Classes without the background.
         in_channels: Channels of each level.
-        norm_cfg: Norm behind the depthwise convolutions.
+        norm_cfg: Norm after the depthwise convolutions.
         anchor_generator: A ``SSDLiteAnchorGenerator``.
         bbox_coder: Box coder; by default with the reference's variances, 0.1 for centres and 0.2 for sizes.
         **kwargs: As for ``mmdet.models.SSDHead``.
@@ -59,7 +59,7 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         self.predictors = nn.ModuleList()
         for level, (chs, anchors) in enumerate(zip(self.in_channels, self.num_base_priors, strict=True)):
             pointwise = nn.Conv2d(chs, anchors * (4 + self.cls_out_channels), 1)
-            if level == len(self.in_channels) - 1:  # a single pixel: nothing to look around at
+            if level == len(self.in_channels) - 1:  # a single pixel has no neighbours
                 self.predictors.append(pointwise)
             else:
                 depthwise = ConvModule(chs, chs, 3, padding=1, groups=chs, norm_cfg=self.norm_cfg, act_cfg=None)

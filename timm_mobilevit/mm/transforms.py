@@ -20,10 +20,10 @@ _MOST_MODES = 50
 class SSDCrop(BaseTransform):  # type: ignore[misc]
     """SSD's random crop (arXiv:1512.02325, Section 2.2), by the rule of CVNets.
 
-    A mode is drawn; 0 leaves the image as it is. Otherwise a crop is sought that overlaps some box by at least the mode
+    A mode is drawn; 0 does not change the image. Otherwise a crop is drawn that overlaps some box by at least the mode
     (intersection over union) and holds the centre of some box; boxes whose centre is outside are dropped, the others
-    clipped. After ``trials`` failures another mode is drawn. mmdet's ``MinIoURandomCrop`` asks the overlap of *every*
-    box, and takes mode 0 for a crop without condition.
+    clipped. After ``trials`` failures another mode is drawn. mmdet's ``MinIoURandomCrop`` requires the overlap with
+    *every* box, and mode 0 there is a crop without condition.
 
     Args:
         modes: Smallest overlaps, in [0, 1].
@@ -65,7 +65,7 @@ class SSDCrop(BaseTransform):  # type: ignore[misc]
 
     @cache_randomness  # type: ignore[untyped-decorator]
     def _random_crop(self, boxes: NDArray[Any], height: int, width: int) -> tuple[int, int, int, int] | None:
-        # The reference draws until a crop is found or the mode is 0; without an end, small boxes could hold it up.
+        # The reference draws until a crop is found or the mode is 0; with small boxes that could take very long.
         for _ in range(_MOST_MODES):
             mode = np.random.choice(self.modes)
             if mode == 0:

@@ -1,1 +1,1 @@
-"""The mathematics: patches, layers, transformers, blocks and the network. It knows no files and no weights."""
+"""The network: patches, layers, transformers, blocks and the model. Nothing here reads files or weights."""

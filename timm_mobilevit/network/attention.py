@@ -18,7 +18,7 @@ class MultiHeadAttention(nn.Module):
     """Scaled dot-product self-attention (arXiv:1706.03762, Equation 1), as MobileViT v1 uses it.
 
     ``timm.layers.use_fused_attn`` decides, when the module is built, between PyTorch's fused kernel and plain operators
-    with the module ``attn_drop`` behind the softmax. The plain form has second derivatives and forward-mode ones, and
+    with the module ``attn_drop`` after the softmax. The plain form has second derivatives and forward-mode ones, and
     hooks on ``attn_drop`` see the attention weights [batch, num_heads, N, N].
 
     Args:
@@ -30,7 +30,7 @@ class MultiHeadAttention(nn.Module):
         dtype: Data type of the parameters.
 
     Raises:
-        ValueError: If ``dim`` is no multiple of ``num_heads``.
+        ValueError: If ``dim`` is not a multiple of ``num_heads``.
 
     Shape:
         Input and output [batch, N, dim], or [batch·N, dim] with N given.
@@ -55,7 +55,7 @@ class MultiHeadAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"the width of the tokens must be a multiple of num_heads, got {dim} and {num_heads}")
         self.num_heads = num_heads
-        self.head_dim = dim // num_heads  # this and the next as timm names them, for tools that prune heads
+        self.head_dim = dim // num_heads  # names as in timm, for tools that prune heads
         self.attn_dim = dim
         self.fused_attn = use_fused_attn()
         self.qkv = nn.Linear(dim, 3 * dim, device=device, dtype=dtype)
@@ -64,12 +64,12 @@ class MultiHeadAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, length: int | None = None) -> Tensor:
-        """Attend over the tokens of each sequence, ``length`` of them: N where the sequences lie in one row."""
+        """Attend over the ``length`` tokens of each sequence; ``length`` is N where the sequences are concatenated."""
         in_one_row = x.ndim == 2
         if length is None:
             length = x.shape[-2]
         # Widths come from the layers, which may have been pruned.
-        if is_exporting():  # other runtimes know no fused attention: the fewest plain operators
+        if is_exporting():  # other runtimes have no fused attention: use few plain operators
             qkv = self.qkv(x).reshape(-1, length, 3 * self.num_heads, self.qkv.out_features // (3 * self.num_heads))
             q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
         else:
@@ -144,7 +144,7 @@ class SeparableAttention(nn.Module):
         scores = query.flatten(1, 2).softmax(dim=1).reshape(grid)  # over N = nh·nw
         scores = self.attn_drop(scores).transpose(2, 3).reshape(B, H, W, 1)
 
-        # The sum over the patches and the gate look at the phases through views: [B, nh, ph, nw, pw·d].
+        # The sum over the patches and the gate use views of the phases: [B, nh, ph, nw, pw·d].
         context = split_phases(key * scores, patch_h, patch_w).sum(dim=(1, 3), keepdim=True)  # [B, 1, ph, 1, pw·d]
         out = split_phases(F.relu(value), patch_h, patch_w) * context
         out = out.reshape(B, H, W, self.dim).permute(0, 3, 1, 2)  # [B, d, H, W]
@@ -193,7 +193,7 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map every token by itself."""
+        """Map every token independently."""
         return self.drop(self.fc2(self.act(self.fc1(x))))  # type: ignore[no-any-return]
 
 
@@ -243,7 +243,7 @@ class TransformerLayer(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor, length: int | None = None) -> Tensor:
-        """Map tokens to tokens of the same shape; ``length`` is N where the sequences lie in one row."""
+        """Map tokens to tokens of the same shape; ``length`` is N where the sequences are concatenated."""
         x = x + self.drop_path(self.attn(self.norm1(x), length))
         return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 

@@ -77,7 +77,7 @@ class InvertedResidual(nn.Module):
         return x + self.drop_path(out) if self.has_shortcut else out  # type: ignore[no-any-return]
 
 
-@register_notrace_module  # torch.fx cannot follow branches on sizes, so it takes the block as a whole
+@register_notrace_module  # torch.fx cannot trace branches on sizes, so the block is a leaf
 class MobileViTBlock(nn.Module):
     """MobileViT block with multi-head attention: local convolutions, attention per pixel phase, fusion.
 
@@ -163,13 +163,13 @@ class MobileViTBlock(nn.Module):
         return self.conv_fusion(torch.cat((x, out), dim=1))  # type: ignore[no-any-return]
 
     def attend(self, x: Tensor) -> Tensor:
-        """Run the transformer over a map [B, d, H, W], each pixel phase by itself."""
+        """Run the transformer over a map [B, d, H, W], each pixel phase separately."""
         height, width = x.shape[-2], x.shape[-1]
         x = resize_to_patches(x, self.patch_h, self.patch_w, align_corners=False)
         x = x.permute(0, 2, 3, 1)  # [B, H', W', d]
         tokens = unfold_phases(x, self.patch_h, self.patch_w)  # [P·B, N, d]
         length = tokens.shape[1]
-        if is_exporting():  # in one row: other runtimes add the bias in the matrix product then
+        if is_exporting():  # concatenated: other runtimes then add the bias in the matrix product
             tokens = tokens.flatten(0, 1)  # [P·B·N, d]
         for layer in self.transformer:
             tokens = layer(tokens, length)
@@ -185,8 +185,8 @@ class SeparableMobileViTBlock(nn.Module):
     v2 (arXiv:2206.02680) projects the transformer's output, nothing else. v3 (arXiv:2209.15159) projects it together
     with the local features and adds the input.
 
-    A map that the patch does not divide is enlarged before anything else and, as in the reference, stays so: the output
-    is larger than the input. ``exact_feature_size`` brings it back to the input's size.
+    A map that the patch does not divide is enlarged first and, as in the reference, keeps the larger size: the output
+    is larger than the input. With ``exact_feature_size`` it is resized to the input's size.
 
     Args:
         dim: Channels of input and output.
@@ -263,7 +263,7 @@ class SeparableMobileViTBlock(nn.Module):
         x = resize_to_patches(x, self.patch_h, self.patch_w, align_corners=True)
         local = to_channels_last(self.conv_1x1(self.conv_kxk(x)))  # [B, d, H', W']
         out = self.attend_rows(local) if is_exporting() or is_transformed() else self.attend(local)
-        if self.v3_fusion:  # global features first: the other order than in MobileViTBlock
+        if self.v3_fusion:  # global features first, unlike in MobileViTBlock
             out = torch.cat((out, local), dim=1)
         out = self.conv_proj(out)
         if self.v3_fusion:
@@ -273,7 +273,7 @@ class SeparableMobileViTBlock(nn.Module):
         return out  # type: ignore[no-any-return]
 
     def attend(self, x: Tensor) -> Tensor:
-        """Run the transformer over a map [B, d, H', W'], each pixel phase by itself, without moving a pixel."""
+        """Run the transformer over a map [B, d, H', W'], each pixel phase separately, without copying pixels."""
         for layer in self.transformer:
             x = layer(x, self.patch_h, self.patch_w)
         return self.norm(x)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Convolution, norm and activation: the unit that everything outside the transformers is made of."""
+"""Convolution, norm and activation: the unit of everything outside the transformers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,11 @@ from .norm_act import norm_act
 
 @register_notrace_module  # torch.fx cannot follow the branch
 class ConvNormAct(nn.Module):
-    """Convolution without bias, norm and, unless told otherwise, activation: batch norm and SiLU by default.
+    """Convolution without bias, norm and, if ``apply_act``, activation: batch norm and SiLU by default.
 
-    The norm and the activation are modules of their own. timm's fused norm-and-activation
-    layer has the same parameter names, but loses its activation when
-    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which mmengine calls too, replaces it.
+    The norm and the activation are separate modules. timm's fused norm-and-activation layer has the same parameter
+    names, but loses its activation when ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which mmengine calls too,
+    replaces it.
 
     Args:
         in_chs: Input channels.
@@ -68,7 +68,7 @@ class ConvNormAct(nn.Module):
             device=device,
             dtype=dtype,
         )
-        # torchvision's FrozenBatchNorm2d, for one, knows neither device nor dtype.
+        # torchvision's FrozenBatchNorm2d, for example, has neither device nor dtype.
         given = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
         self.bn = norm_layer(out_chs, **given)
         self.act = act_layer() if apply_act else nn.Identity()
@@ -87,9 +87,9 @@ class ConvNormAct(nn.Module):
 
 @register_notrace_module  # torch.fx cannot follow the check
 class Stem(ConvNormAct):
-    """The first convolution, 3×3 with stride 2, which also refuses what is not a batch of images.
+    """The first convolution, 3×3 with stride 2, which also checks that its input is a batch of images.
 
-    It stands here and not in the network because ``features_only`` wrappers call the stem without the network's
+    The check is here and not in the network because ``features_only`` wrappers call the stem without the network's
     forward.
     """
 
@@ -97,12 +97,12 @@ class Stem(ConvNormAct):
         """Map [B, in_chans, H, W] to [B, C, ceil(H / 2), ceil(W / 2)].
 
         Raises:
-            ValueError: If the input is no batch of images with the channels that the model was built for.
+            ValueError: If the input is not a batch of images with the channels that the model was built for.
         """
         if x.ndim != 4 or x.shape[1] != self.conv.in_channels or 0 in x.shape:
             raise ValueError(
                 f"expected images of shape [batch, {self.conv.in_channels}, height, width], none of them 0, got "
                 f"{list(x.shape)}; convert the images or build the model with in_chans equal to their channels"
             )
-        # TorchScript knows no super().forward(x).
+        # TorchScript does not support super().forward(x).
         return self.finish(self.conv(x))

@@ -42,20 +42,20 @@ class MobileViT(nn.Module):
         patch_size: Patch of the transformers in pixels of their maps: one number, or one per stage 3, 4 and 5
             (arXiv:2110.02178, Table 6).
         exact_feature_size: Whether every map is ceil(size / stride) in both directions for any input. Where the patch
-            does not divide a map, v2 and its v3 successors otherwise go on with the enlarged map, as the reference
+            does not divide a map, v2 and its v3 successors otherwise keep the enlarged map, as the reference
             does; the others return to the exact size anyway.
         img_size: Nominal size of the images, a side or height and width in pixels: what timm's data configuration says
-            instead of the pretrained size. The network takes images of any size all the same.
+            instead of the pretrained size. The network still takes images of any size.
         act_layer: Activation of the convolutions and MLPs, a class or a name of timm's; SiLU by default.
         norm_layer: Norm of the convolutions, a class, a function of the number of channels or a name of timm's; batch
-            norm by default. The norms of the transformers stay what they are.
+            norm by default. The norms of the transformers do not change.
         device: Device of the parameters.
         dtype: Data type of the parameters.
-        **unknown: None; they are refused with the name of what was probably meant.
+        **unknown: None are allowed; the error suggests the option that was probably meant.
 
     Raises:
         TypeError: If there is no such option.
-        ValueError: If an option has a value that it does not take.
+        ValueError: If an option has an invalid value.
 
     Shape:
         Input [B, in_chans, H, W], output [B, num_classes].
@@ -106,7 +106,7 @@ class MobileViT(nn.Module):
             if not 0.0 <= rate < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {rate}")
         patch_sizes = _per_stage(patch_size)
-        if img_size is not None:  # timm's builder keeps it as a trait of the model
+        if img_size is not None:  # timm's builder stores it in the model's configuration
             _check_img_size(img_size)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         layer: dict[str, Any] = {
@@ -217,7 +217,7 @@ class MobileViT(nn.Module):
             x: Images [B, in_chans, H, W].
             indices: Which of the five stages: a number takes the last so many, a list takes these, None takes all.
             norm: Part of timm's contract; a MobileViT has no final norm, so it changes nothing.
-            stop_early: Whether to leave out what follows the last chosen stage.
+            stop_early: Whether to stop after the last chosen stage.
             output_fmt: ``"NCHW"``, the only format there is.
             intermediates_only: Whether to return the maps without the final features.
 
@@ -250,7 +250,7 @@ class MobileViT(nn.Module):
 
         Args:
             indices: As in :meth:`forward_intermediates`.
-            prune_norm: Whether to remove the 1×1 expansion, which stands where other networks have their final norm.
+            prune_norm: Whether to remove the 1×1 expansion: it is where other networks have their final norm.
             prune_head: Whether to remove the classifier.
 
         Returns:
@@ -324,7 +324,7 @@ def _check_img_size(img_size: int | Sequence[int]) -> None:
         )
 
 
-# What other networks of timm have, and what does its work here.
+# Options of other networks of timm, and what to use instead here.
 _INSTEAD = {
     "drop_block_rate": "drop_path_rate (stochastic depth) or proj_drop_rate (dropout in the transformers)",
     "drop_connect_rate": "drop_path_rate",
@@ -332,14 +332,14 @@ _INSTEAD = {
 
 
 def _unknown_option(name: str) -> str:
-    """The message about an option that the network does not have."""
+    """The message for an option that the network does not have."""
     options = [option for option in inspect.signature(MobileViT).parameters if option not in ("cfg", "unknown")]
     near = _INSTEAD.get(name) or next(iter(get_close_matches(name, options, n=1)), None)
     return f"MobileViT has no option {name!r}; " + (f"use {near}" if near else f"it has {', '.join(options)}")
 
 
 def take_indices(num_stages: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Tell which stages are meant.
+    """Resolve stage indices.
 
     Args:
         num_stages: How many there are.

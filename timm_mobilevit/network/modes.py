@@ -1,6 +1,6 @@
-"""Who runs the network: PyTorch alone, or somebody who records or transforms what runs.
+"""How the network runs: in eager mode, under a tracer, or under a transform.
 
-What PyTorch cannot trace or transform is used by none of them: they get the plain form, which computes the same.
+Code that PyTorch cannot trace or transform is for eager mode only: otherwise an equal plain form runs.
 """
 
 import torch
@@ -8,20 +8,20 @@ from torch.autograd import forward_ad
 
 
 def is_exporting() -> bool:
-    """Whether ``torch.export`` traces the model, for ONNX and other runtimes, where each operator has its price."""
+    """Whether ``torch.export`` traces the model, for ONNX and other runtimes, where each operator costs time."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return False
-    else:  # TorchScript compiles only the arm it takes
+    else:  # TorchScript compiles only the branch it takes
         return torch.compiler.is_exporting()
 
 
 def is_traced() -> bool:
-    """Whether a compiler or an exporter records what runs."""
+    """Whether a compiler or an exporter traces the model."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` or forward-mode differentiation is at work.
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is active.
 
     Example:
         >>> torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2)), is_transformed()

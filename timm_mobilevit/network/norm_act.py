@@ -1,7 +1,7 @@
 """Batch norm and SiLU as one step of training: the same numbers, a quarter less memory (benchmarks/targets.py).
 
-As two modules they keep two maps for the backward pass, the norm's input and the activation's. Here only the norm's
-input is kept; the activation's is one cheap formula of it and computed again. On a CPU the gradients of a batch take
+Two separate modules keep two maps for the backward pass: the norm's input and the activation's. Here only the norm's
+input is kept; the activation's input is computed again from it, which is cheap. On a CPU the gradients of a batch need
 one new map instead of two.
 """
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from .modes import is_traced, is_transformed
 
-# Where the joint step has been run and compared; elsewhere the two modules run (benchmarks/gpu.py compares on CUDA).
+# Where the fused step was compared with the modules; elsewhere the modules run (benchmarks/gpu.py compares on CUDA).
 _DEVICES = ("cpu",)
 
 
 def norm_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """Apply a norm and an activation to a map [B, C, H, W].
 
-    The joint step is taken where it pays, in eager training on a CPU, and where nobody can tell the difference: the
-    norm is the plain one with its usual options, and no hook waits for either module. Without gradients SiLU then works
-    in place. Compilers join the two by themselves, and ``torch.func`` can transform only the two modules.
+    They are fused in eager training on a CPU, where that saves memory and time, and only if the result is the same: the
+    norm is a plain one with its usual options, and neither module has hooks. Without gradients SiLU then works in
+    place. Compilers fuse the two by themselves, and ``torch.func`` can transform only the two modules.
 
     Example:
         >>> norm, act, x = nn.BatchNorm2d(8), nn.SiLU(), torch.randn(2, 8, 4, 4)
@@ -31,7 +31,7 @@ def norm_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """
     if _are_plain(norm, act) and not is_traced() and not is_transformed():
         if not torch.is_grad_enabled():
-            return F.silu(norm(x), inplace=True)  # nobody else holds what the norm returns
+            return F.silu(norm(x), inplace=True)  # nothing else refers to the output of the norm
         if _can_join(norm, x):
             norm.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
             return _BatchNormSiLU.apply(  # type: ignore[no-any-return, no-untyped-call]
@@ -50,7 +50,7 @@ def _can_join(norm: Any, x: Tensor) -> bool:
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
-        and x.numel() > x.shape[1]  # the norm refuses a single value per channel
+        and x.numel() > x.shape[1]  # the norm raises for a single value per channel
         and x.device.type in _DEVICES
     )
 
@@ -80,7 +80,7 @@ class _BatchNormSiLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inv_std = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():  # somebody will differentiate the gradients: these formulas can be
+        if torch.is_grad_enabled():  # the gradients will be differentiated: these formulas can be
             out = F.silu(F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps))
             chosen = [tensor for tensor, want in zip((x, weight, bias), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(out, chosen, grads, create_graph=True))
@@ -97,11 +97,11 @@ class _BatchNormSiLU(torch.autograd.Function):
 
 
 def _pays_in_place(x: Tensor, weight: Tensor) -> bool:
-    """Whether a new map is dearer than a few more trips to the cache.
+    """Whether allocating a new map costs more than working in pieces that stay in the cache.
 
-    It is on a CPU, where the system takes the maps of a whole batch back each time and clears their pages again. Rows
-    of an image must lie together. Under autocast maps are half as large, and only PyTorch's own kernel mixes types in
-    one go.
+    It does on a CPU, where the system reclaims the maps of a whole batch each time and clears their pages again. The
+    rows of an image must be contiguous. Under autocast maps are half as large, and only PyTorch's own kernel mixes data
+    types in one pass.
     """
     return x.device.type == "cpu" and x.dtype == weight.dtype and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -109,7 +109,7 @@ def _pays_in_place(x: Tensor, weight: Tensor) -> bool:
 def _through_norm_(
     grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inv_std: Tensor, grad_weight: Tensor, grad_bias: Tensor
 ) -> Tensor:
-    """Turn the gradient of a batch norm's output into that of its input x, in place, by pieces that stay in the cache.
+    """Turn the gradient of a batch norm's output into that of its input x, in place, in pieces that stay in the cache.
 
     With n values per channel (arXiv:1502.03167, Section 3) it is
     weight · inv_std · (grad - grad_bias / n - (x - mean) · inv_std · grad_weight / n): all but grad is a norm of x.

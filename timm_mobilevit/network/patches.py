@@ -1,4 +1,4 @@
-"""Geometry of patches: pure functions between feature maps and what the transformers attend over.
+"""Geometry of patches: pure functions between feature maps and the sequences or views that transformers attend over.
 
 Letters: B batch, C channels, H×W map, ph×pw patch, P = ph·pw pixels in a patch, nh×nw grid of patches, N = nh·nw
 patches. The *phase* of a pixel is its place inside its patch; attention never mixes phases. Maps are channels-last
@@ -12,7 +12,7 @@ from .modes import is_exporting, is_transformed
 
 
 def resize_to_patches(x: Tensor, patch_h: int, patch_w: int, align_corners: bool) -> Tensor:
-    """Enlarge a map to the next multiple of the patch, bilinearly; a map that divides is returned as it is.
+    """Enlarge a map to the next multiple of the patch, bilinearly; a map that the patch divides is returned unchanged.
 
     A map smaller than a patch becomes one patch, as in the references.
 
@@ -38,7 +38,7 @@ def resize_to_patches(x: Tensor, patch_h: int, patch_w: int, align_corners: bool
 
 def resize(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """Resize a map [B, C, H, W] bilinearly to [B, C, height, width]; the same size costs nothing."""
-    # A size that torch.export keeps symbolic is no int. There the branch would fix the size for good, so the
+    # A size that torch.export keeps symbolic is not an int. There the branch would make the size static, so the
     # interpolation stays in the graph; at equal sizes it returns its input bit for bit.
     known = isinstance(height, int) and isinstance(width, int)
     if known and height == x.shape[-2] and width == x.shape[-1]:
@@ -49,7 +49,7 @@ def resize(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
 def to_channels_last(x: Tensor) -> Tensor:
     """Lay a map [B, C, H, W] out with its channels last in memory, so that the functions below need only views.
 
-    Convolutions keep the layout of their input: a network in the default layout pays one copy, in its first block.
+    Convolutions keep the layout of their input: a network in the default layout makes one copy, in its first block.
     Other runtimes choose their layouts themselves.
     """
     if is_exporting() or is_transformed():
@@ -59,7 +59,7 @@ def to_channels_last(x: Tensor) -> Tensor:
 
 
 def unfold_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
-    """Gather the pixels of each phase: the sequences that v1's attention runs over.
+    """Gather the pixels of each phase into the sequences of v1's attention.
 
     Args:
         x: Map [B, H, W, C], H and W multiples of the patch.
@@ -106,7 +106,7 @@ def fold_phases(tokens: Tensor, patch_h: int, patch_w: int, height: int, width: 
 
 
 def split_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
-    """View a map by patch and phase, without moving it.
+    """View a map by patch and phase, without a copy.
 
     Args:
         x: Map [B, H, W, C], H and W multiples of the patch.
