@@ -56,19 +56,19 @@ test-min:  ## run the core tests with the oldest versions allowed
 audit: $(VENV)/.installed-dev  ## look for known vulnerabilities in what is installed
 	$(BIN)/pip-audit --skip-editable
 
-dist: $(VENV)/.installed-dev  ## build what is uploaded; the same commit gives the same wheel
+dist: $(VENV)/.installed-release  ## build what is uploaded; the same commit gives the same wheel
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
 test-timm: $(VENV)/.installed-test  ## run timm's own model tests over our models
 	$(BIN)/python tests/timm_suite.py
 
-lint: $(VENV)/.installed-dev  ## check style and types
+lint: $(VENV)/.installed-lint  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.installed-dev  ## put the code into shape
+format: $(VENV)/.installed-lint  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -10,13 +10,14 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "LICENSES-WEIGHTS.md", "CHANGELOG.md", "LICENSE")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSES-WEIGHTS.md", "CHANGELOG.md")
+FILES = ("LICENSE", "CITATION.cff")
 FOLDERS = ("mm_configs", "benchmarks/results")  # what the documents link to
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the documents, and the files that they link to."""
-    paths = [ROOT / name for name in DOCUMENTS]
+    paths = [ROOT / name for name in (*DOCUMENTS, *FILES)]
     paths += [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.*")) if path.suffix != ".pyc"]
     for path in paths:
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
