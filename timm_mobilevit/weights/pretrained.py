@@ -19,7 +19,11 @@ _MICRON_LICENSE = "micron-non-commercial"
 _PAPERS = {
     "v1": ("arXiv:2110.02178", "MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer"),
     "v2": ("arXiv:2206.02680", "Separable Self-attention for Mobile Vision Transformers"),
-    "v3": ("arXiv:2209.15159", "MobileViTv3: Mobile-Friendly Vision Transformer with Simple and Effective Fusion"),
+    "v3": (
+        "arXiv:2209.15159",
+        "MobileViTv3: Mobile-Friendly Vision Transformer with Simple and Effective Fusion of Local, Global and Input "
+        "Features",
+    ),
     "rangeaugment": ("arXiv:2212.10553", "RangeAugment: Efficient Online Augmentation with Range Learning"),
 }
 
