@@ -16,10 +16,8 @@ pytestmark = pytest.mark.long
 def build(source: Path, *, mtime: int) -> Path:
     """Copy the source, give every file a date, and build a source distribution and a wheel; returns their folder."""
     for folder in ("timm_mobilevit", "mm_configs"):
-        shutil.copytree(
-            ROOT / folder, source / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     for path in source.rglob("*"):
         os.utime(path, (mtime, mtime), follow_symlinks=False)

@@ -25,11 +25,11 @@ def wheel(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
     for folder in ("timm_mobilevit", "mm_configs"):
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=ignore)
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
     for folder in ("tests", "benchmarks"):  # lie beside the package, so they could slip in
         (source / folder).mkdir()
         (source / folder / "__init__.py").touch()
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     target = tmp_path_factory.mktemp("wheel")
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", target, source)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 __all__ = ["find_config", "list_configs"]
 
-# Where OpenMMLab packages keep theirs; in a checkout, a link to mm_configs.
-FOLDER = Path(__file__).parent / ".mim" / "configs"
+# Where OpenMMLab packages keep theirs: setup.py copies mm_configs there. A checkout has mm_configs alone.
+_INSTALLED = Path(__file__).parent / ".mim" / "configs"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "mm_configs"
 
 
 def list_configs() -> list[Path]:
