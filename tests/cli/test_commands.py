@@ -1,8 +1,10 @@
 """The command line as a whole, `list` and `info`; `convert` and `predict` have files of their own."""
 
 import json
+import os
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from typer.testing import CliRunner
 
 import timm_mobilevit
 from timm_mobilevit.cli import _errors, app
+from timm_mobilevit.configs import list_configs
+from timm_mobilevit.recipes import list_recipes
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
@@ -37,6 +41,89 @@ def test_console_script_runs_in_a_process_of_its_own():
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("error: unknown architecture 'mobilevitv3'")
     assert result.stderr.count("\n") == 1
+
+
+# What the console script does, in a process that then tells which of the slow packages it has imported.
+SCRIPT = """
+import atexit, sys
+atexit.register(lambda: print(*{"torch", "timm"} & sys.modules.keys(), file=sys.stderr))
+sys.argv = [%r, *sys.argv[1:]]
+from timm_mobilevit.cli import main
+sys.exit(main())
+"""
+COMMAND = Path(sysconfig.get_path("scripts"), "timm-mobilevit")
+
+
+def run_script(*args, argv0=COMMAND, code=SCRIPT, **env):
+    python = [sys.executable, "-c", code % str(argv0), *args]
+    return subprocess.run(python, capture_output=True, text=True, check=True, env=os.environ | env)
+
+
+def paths(group, *above):
+    """The words that lead to each command, from the app itself."""
+    yield above
+    for name, command in getattr(group, "commands", {}).items():
+        yield from paths(command, *above, name)
+
+
+HELP = [(*path, "--help") for path in paths(typer.main.get_command(app))]
+
+
+@pytest.mark.parametrize("args", [*HELP, ("--version",), ("config",), ("recipe", "list")], ids=" ".join)
+def test_help_is_quick(args):
+    """Neither torch nor timm is imported, which take seconds."""
+    result = run_script(*args)
+    assert result.stdout
+    assert result.stderr.split() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("inf", ["info"]),
+        ("info mobilevitv3", [name for name in VARIANTS if name.startswith("mobilevitv3")]),
+        ("predict --model mobilevitv1", [name for name in VARIANTS if name.startswith("mobilevitv1")]),
+        ("convert --arch mobilevitv2", [name for name in VARIANTS if name.startswith("mobilevitv2")]),
+        ("config ssdlite", [path.stem for path in list_configs() if path.stem.startswith("ssdlite")]),
+        ("recipe show mobilevitv1", [path.stem for path in list_recipes() if path.stem.startswith("mobilevitv1")]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_completion_is_quick(words, expected):
+    shell = {"_TIMM_MOBILEVIT_COMPLETE": "complete_bash", "COMP_WORDS": f"timm-mobilevit {words}"}
+    result = run_script(COMP_CWORD=str(len(words.split())), **shell)
+    assert result.stdout.split() == expected
+    assert result.stderr.split() == []
+
+
+def test_a_command_registers_the_models_itself():
+    result = run_script("info", "mobilevitv3_xxs", "--json")
+    assert json.loads(result.stdout)["parameters"] == run_json("info", "mobilevitv3_xxs")["parameters"]
+    assert sorted(result.stderr.split()) == ["timm", "torch"]
+
+
+def test_the_command_is_recognised_where_it_is_linked_to(tmp_path):
+    (tmp_path / "timm-mobilevit").symlink_to(COMMAND)
+    assert run_script("--version", argv0=tmp_path / "timm-mobilevit").stderr.split() == []
+
+
+@pytest.mark.parametrize("name", ["timm-mobilevit", "timm-mobilevit.exe", "train.py", "-c", ""])
+def test_other_programs_have_the_models_whatever_their_name(name, tmp_path):
+    code = "import sys; sys.argv = [%r]; import timm, timm_mobilevit; print(timm.is_model('mobilevitv3_xxs'))"
+    assert run_script(argv0=tmp_path / name if "." in name or "timm" in name else name, code=code).stdout == "True\n"
+
+
+def test_every_command_but_the_light_ones_has_the_models(monkeypatch):
+    """Whatever a command imports later, the models are registered when it begins."""
+    light = {"config"}
+    zoo = "timm_mobilevit.mobilevit_zoo"
+    for command in app.registered_commands:
+        monkeypatch.setitem(sys.modules, zoo, None)  # importing it fails
+        if command.name in light:
+            command.callback()
+        else:
+            with pytest.raises(typer.Exit):
+                command.callback()
 
 
 def test_version():

@@ -3,7 +3,9 @@
 The subcommands import torch and timm only when they run.
 """
 
-from typing import Annotated
+import functools
+from collections.abc import Callable
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
@@ -12,12 +14,14 @@ from timm_mobilevit._version import __version__
 from . import attention, card, config, convert, evaluate, export, info, list_models, predict, recipe, verify
 from ._errors import one_line_errors
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 app = typer.Typer(
     help="MobileViT v1, v2 and v3 for timm: list models, look one up, convert checkpoints, classify images, "
     "evaluate, export to other runtimes, show attention, train by published recipes.",
     epilog="Each command has examples: timm-mobilevit COMMAND --help",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -38,17 +42,29 @@ def _options(
     pass
 
 
+def _with_models(command: Callable[P, R]) -> Callable[P, R]:
+    """Register the models before a subcommand runs: ``timm_mobilevit/__init__.py`` leaves that to the command line."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        import timm_mobilevit.mobilevit_zoo  # noqa: F401
+
+        return command(*args, **kwargs)
+
+    return wrapper
+
+
 for _name, _module, _command in (
-    ("list", list_models, list_models.list_models),
-    ("info", info, info.info),
-    ("convert", convert, convert.convert),
-    ("predict", predict, predict.predict),
-    ("export", export, export.export),
+    ("list", list_models, _with_models(list_models.list_models)),
+    ("info", info, _with_models(info.info)),
+    ("convert", convert, _with_models(convert.convert)),
+    ("predict", predict, _with_models(predict.predict)),
+    ("export", export, _with_models(export.export)),
     ("config", config, config.config),
-    ("evaluate", evaluate, evaluate.evaluate),
-    ("verify", verify, verify.verify),
-    ("attention", attention, attention.attention),
-    ("card", card, card.card),
+    ("evaluate", evaluate, _with_models(evaluate.evaluate)),
+    ("verify", verify, _with_models(verify.verify)),
+    ("attention", attention, _with_models(attention.attention)),
+    ("card", card, _with_models(card.card)),
 ):
     # typer folds single line breaks in an epilog: an empty line between examples keeps them apart.
     app.command(_name, epilog="\n\n".join(("Examples:", *_module.EXAMPLES)))(one_line_errors(_command))

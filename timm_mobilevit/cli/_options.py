@@ -5,9 +5,21 @@ from typing import Annotated
 
 import typer
 
+from ..variants import VARIANTS
+
+
+def model_names() -> list[str]:
+    """The architectures, for the completion of the shell."""
+    return list(VARIANTS)
+
+
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")]
 Model = Annotated[
-    str, typer.Option(help="Architecture or architecture.tag; not needed with a directory as --checkpoint.")
+    str,
+    typer.Option(
+        help="Architecture or architecture.tag; not needed with a directory as --checkpoint.",
+        autocompletion=model_names,
+    ),
 ]
 Checkpoint = Annotated[
     Path | None,

@@ -6,7 +6,6 @@ from typing import Any
 import timm
 import torch
 
-import timm_mobilevit.mobilevit_zoo  # noqa: F401  # registers the models
 from timm_mobilevit.variants import VARIANTS, get_variant
 from timm_mobilevit.weights.pretrained import WEIGHTS
 

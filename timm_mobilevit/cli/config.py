@@ -4,20 +4,29 @@ from typing import Annotated
 
 import typer
 
+from ..configs import FOLDER, find_config, list_configs
+
 EXAMPLES = (
     "timm-mobilevit config",
     "python tools/train.py $(timm-mobilevit config ssdlite_mobilevitv3-xxs)",
 )
 
 
+def _names() -> list[str]:
+    return [path.stem for path in list_configs()]
+
+
 def config(
     name: Annotated[
-        str, typer.Argument(help="Name of a config, or its beginning. Without it, all are listed.", show_default=False)
+        str,
+        typer.Argument(
+            help="Name of a config, or its beginning. Without it, all are listed.",
+            show_default=False,
+            autocompletion=_names,
+        ),
     ] = "",
 ) -> None:
     """Show where an installed config of MMDetection or MMSegmentation is."""
-    from ..configs import FOLDER, find_config, list_configs
-
     if name:
         typer.echo(find_config(name))
         return

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ._options import model_names
+
 EXAMPLES = (
     "timm-mobilevit convert checkpoint_ema_best.pt --arch mobilevitv3_s --tag micron_in1k --out mobilevitv3_s",
     "timm-mobilevit convert output/train/model_best.pth.tar --arch mobilevitv3_xxs --img-size 64 "
@@ -38,7 +40,12 @@ def convert(
         Path, typer.Option(help="Directory to write model.safetensors and config.json to; with --config, a .pth file.")
     ],
     arch: Annotated[
-        str, typer.Option(help="Architecture of the checkpoint; `timm-mobilevit list` shows all.", show_default=False)
+        str,
+        typer.Option(
+            help="Architecture of the checkpoint; `timm-mobilevit list` shows all.",
+            show_default=False,
+            autocompletion=model_names,
+        ),
     ] = "",
     config: Annotated[
         str,

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ._options import model_names
+
 EXAMPLES = (
     "timm-mobilevit info mobilevitv3_xxs",
     "timm-mobilevit info mobilevitv2_2_0.cvnets_in22k_ft_in1k_384 --json",
@@ -12,7 +14,10 @@ EXAMPLES = (
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Architecture, or architecture.tag for one set of weights.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Architecture, or architecture.tag for one set of weights.", autocompletion=model_names),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the architecture of a model and where its pretrained weights come from."""

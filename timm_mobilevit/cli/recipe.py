@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from .. import recipes
+from .._files import replacing
+
 EXAMPLES = (
     "timm-mobilevit recipe list",
     "timm-mobilevit recipe show mobilevitv3_s",
@@ -12,16 +15,22 @@ EXAMPLES = (
     "python -m timm_mobilevit.run train.py --config recipe.yaml --data-dir imagenet",
 )
 
+
+def _names() -> list[str]:
+    return [path.stem for path in recipes.list_recipes()]
+
+
 Name = Annotated[
-    str, typer.Argument(help="Name of a recipe, or of an architecture that has only one.", show_default=False)
+    str,
+    typer.Argument(
+        help="Name of a recipe, or of an architecture that has only one.", show_default=False, autocompletion=_names
+    ),
 ]
 
 
 def list_recipes() -> None:
     """List the recipes: name, images, epochs, batch, size and published top-1."""
-    from ..recipes import list_recipes
-
-    paths = list_recipes()
+    paths = recipes.list_recipes()
     width = max(len(path.stem) for path in paths)
     for path in paths:
         with path.open(encoding="utf-8") as file:
@@ -31,9 +40,7 @@ def list_recipes() -> None:
 
 def show(name: Name) -> None:
     """Print a recipe, with its sources, how to launch it, and where timm differs from the reference."""
-    from ..recipes import find_recipe
-
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(recipes.find_recipe(name).read_text(encoding="utf-8"), nl=False)
 
 
 def copy(
@@ -44,10 +51,7 @@ def copy(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Copy a recipe to a file of your own, for timm's train.py --config FILE."""
-    from .._files import replacing
-    from ..recipes import find_recipe
-
-    recipe = find_recipe(name)
+    recipe = recipes.find_recipe(name)
     out = out or Path(recipe.name)
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; choose another name with --out, or overwrite it with --force")
