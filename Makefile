@@ -8,11 +8,22 @@ TORCH := 'torch<2.13'
 # Threads that wait should sleep: on a busy machine spinning ones make training steps several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# The core suite: what needs no extra.
+CORE := -m "not long" --ignore-glob='*/mm*' --ignore-glob='*/test_mm*' \
+    --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py
+
 # A process per core, each with the tests of whole files, for those share what is slow to make.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
+define MMCV_NOTICE
+Building mmcv with its compiled operators, which detection and segmentation need: no wheel has them for every Python.
+This happens once, takes about 45 minutes of CPU time (22 minutes on two idle cores) and prints nothing meanwhile.
+If pip has the wheel in its cache from an earlier build, it takes seconds.
+endef
+export MMCV_NOTICE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-min test-timm audit dist lint format docs tables
+.PHONY: help demo test test-long test-min test-newest test-docs test-timm audit dist lint format docs tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,10 +37,11 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	touch $@
 
 # mmcv has no wheel for every Python, and an installation without a compiler or torch leaves its ops out silently. So it
-# is built here, once (10 minutes on two cores); pip keeps the wheel in its cache. Its build needs pkg_resources, which
-# setuptools 82 has no longer, and setuptools 77 for its licence field.
+# is built here, once; pip keeps the wheel in its cache. Its build needs pkg_resources, which setuptools 82 has no longer,
+# and setuptools 77 for its licence field.
 $(VENV)/.installed-mmcv: Makefile | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) 'setuptools>=77,<81' wheel ninja
+	@$(BIN)/python -c "import mmcv.ops" 2>/dev/null || echo "$$MMCV_NOTICE"
 	MMCV_WITH_OPS=1 FORCE_CUDA=0 $(BIN)/python -m pip install --quiet --no-build-isolation 'onedl-mmcv>=2.3.6'
 	$(BIN)/python -c "import mmcv.ops"
 	touch $@
@@ -49,9 +61,16 @@ test-min:  ## run the core tests with the oldest versions allowed
 	$(PYTHON) -m venv .venv-min
 	.venv-min/bin/python -m pip install --quiet -r tests/floors.txt
 	.venv-min/bin/python -m pip install --quiet --no-build-isolation -c tests/floors.txt -e .
-	.venv-min/bin/python -m pytest -m "not long" --ignore-glob='tests/*mm*' --ignore=timm_mobilevit/mm \
-	    --ignore=timm_mobilevit/export/mm.py --ignore=timm_mobilevit/export/onnx.py \
-	    --ignore=timm_mobilevit/export/quantize.py -k "not export_with_dynamic"
+	.venv-min/bin/python -m pytest $(CORE) -k "not export_with_dynamic"
+
+test-newest:  ## run the core tests with the newest torch
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+	    torch==2.14.1 torchvision==0.29.1 -e '.[test-core]'
+	.venv-newest/bin/python -m pytest $(CORE)
+
+test-docs: docs $(VENV)/.installed-test  ## look at every page of the site in Chromium
+	$(BIN)/python -m pytest tests/docs -m browser
 
 audit: $(VENV)/.installed-dev  ## look for known vulnerabilities in what is installed
 	$(BIN)/pip-audit --skip-editable
@@ -63,10 +82,11 @@ dist: $(VENV)/.installed-release  ## build what is uploaded; the same commit giv
 test-timm: $(VENV)/.installed-test  ## run timm's own model tests over our models
 	$(BIN)/python tests/timm_suite.py
 
-lint: $(VENV)/.installed-lint  ## check style and types
+lint: $(VENV)/.installed-lint  ## check style, types and what imports what
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-lint  ## put the code into shape
 	$(BIN)/ruff check --fix .
