@@ -30,7 +30,7 @@ def test_every_public_name_has_its_door(door):
     if door == "mm":
         pytest.importorskip("mmdet")
     module = importlib.import_module(f"timm_mobilevit.{door}".rstrip("."))
-    assert module.__all__ == sorted(module.__all__, key=lambda name: (not name.isupper(), name.lower())) or door == ""
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (name[0].islower(), name.lower())) or door == ""
     for name in module.__all__:
         assert getattr(module, name).__doc__, name
 
