@@ -47,6 +47,18 @@ class TestBackbone:
         maps = model(torch.rand(1, 3, 71, 98))
         assert [tuple(x.shape[-2:]) for x in maps] == [(-(-71 // s), -(-98 // s)) for s in model.strides]
 
+    @pytest.mark.parametrize("name", KINDS)
+    def test_maps_lie_in_memory_as_the_images_do(self, name):
+        """Heads take views of them: CenterNet's predict does."""
+        model = backbone(name, norm_eval=True)
+        x = torch.rand(2, 3, 64, 96)
+        for training in (True, False):
+            rows = model.train(training)(x)
+            assert all(map.is_contiguous() for map in rows)
+        pixels = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+        assert all(map.is_contiguous(memory_format=torch.channels_last) for map in pixels)
+        torch.testing.assert_close(pixels, rows)
+
     @pytest.mark.parametrize("layout", ["cvnets", "timm"])
     def test_pretrained_file_survives_init_weights(self, layout, tmp_path):
         trained = timm.create_model(SMALL, num_classes=7)
