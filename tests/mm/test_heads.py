@@ -139,7 +139,9 @@ class TestDetector:
             model.loss(torch.rand(1, 3, 64, 64), detection_samples([[]]))
         with pytest.raises(ValueError, match=r"SSDLiteHead cannot train on a batch of 1 image \(its input is 1×1\)"):
             model.bbox_head([torch.rand(1, c, 1, 1) for c in model.bbox_head.in_channels])
-        with pytest.raises(ValueError, match=r"TimmMobileViT cannot train on a batch of 1 image \(its input is 32×32\)"):
+        with pytest.raises(
+            ValueError, match=r"TimmMobileViT cannot train on a batch of 1 image \(its input is 32×32\)"
+        ):
             model.backbone(torch.rand(1, 3, 32, 32))
         model.loss(torch.rand(2, 3, 64, 64), detection_samples([[], []]))
 
