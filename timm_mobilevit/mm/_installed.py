@@ -31,3 +31,6 @@ def check_installed() -> None:
             "Install what is missing, from OpenMMLab or from a fork that has the same module names; "
             "pip install 'timm-mobilevit[mm]' takes forks for newer versions of Python and PyTorch"
         ) from problems[0][1]
+
+
+check_installed()
