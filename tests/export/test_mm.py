@@ -114,6 +114,16 @@ class TestSegmentor:
             export(ExportableSegmentor(model), tmp_path / "pspnet.onnx", (3, 128, 160))
         assert [path.name for path in tmp_path.iterdir()] == ["deeplab.onnx"]
 
+    def test_preprocessor_of_mmsegmentation_1_2(self):
+        """It has the attribute under a name of its own."""
+        model = deeplab()
+        del model.data_preprocessor._channel_conversion
+        model.data_preprocessor.channel_conversion = True
+        assert ExportableSegmentor(model).export_metadata["mean"] == [0.0] * 3
+        model.data_preprocessor.channel_conversion = False
+        with pytest.raises(ValueError, match="feeds BGR images"):
+            ExportableSegmentor(model)
+
     def test_what_cannot_be_exported(self):
         model = deeplab(test_cfg={"mode": "slide", "crop_size": (64, 64), "stride": (32, 32)})
         with pytest.raises(ValueError, match="mode 'whole' can be exported, got 'slide'"):

@@ -1,5 +1,6 @@
 """The backbone in mmengine: maps, weights, freezing, options, bad input."""
 
+import importlib
 import subprocess
 import sys
 
@@ -13,8 +14,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 import timm_mobilevit.mm
+from timm_mobilevit.mm._installed import check_installed
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.convert import export_state_dict
+
+# Module and what a user knows it by; without mmcv its ops are missing too.
+MISSING = {
+    "mmengine": "mmengine",
+    "mmcv": "mmcv",
+    "mmcv.ops": "mmcv's ops",
+    "mmdet": "mmdet",
+    "mmseg": "mmsegmentation",
+}
 
 
 def backbone(name=SMALL, **options):
@@ -46,6 +57,18 @@ class TestBackbone:
         assert model.strides == [min(stride, output_stride) for stride in (2, 4, 8, 16, 32)]
         maps = model(torch.rand(1, 3, 71, 98))
         assert [tuple(x.shape[-2:]) for x in maps] == [(-(-71 // s), -(-98 // s)) for s in model.strides]
+
+    @pytest.mark.parametrize("name", KINDS)
+    def test_maps_lie_in_memory_as_the_images_do(self, name):
+        """Heads take views of them: CenterNet's predict does."""
+        model = backbone(name, norm_eval=True)
+        x = torch.rand(2, 3, 64, 96)
+        for training in (True, False):
+            rows = model.train(training)(x)
+            assert all(map.is_contiguous() for map in rows)
+        pixels = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+        assert all(map.is_contiguous(memory_format=torch.channels_last) for map in pixels)
+        torch.testing.assert_close(pixels, rows)
 
     @pytest.mark.parametrize("layout", ["cvnets", "timm"])
     def test_pretrained_file_survives_init_weights(self, layout, tmp_path):
@@ -125,7 +148,27 @@ class TestBackbone:
             backbone(**options)
 
 
-def test_missing_extra_is_named():
+@pytest.mark.parametrize("missing", ["mmengine", "mmcv", "mmcv.ops", "mmdet", "mmseg"])
+def test_what_is_missing_is_named(missing, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"cannot import {MISSING[missing]}.*: .*\[mm\]"):
+        check_installed()
+
+
+def test_version_that_is_refused_is_an_import_error(monkeypatch):
+    """mmdet and mmseg say by an assertion which versions of mmcv they take."""
+    imported = importlib.import_module
+
+    def refuse(name):
+        assert name != "mmdet", "MMCV==2.2.0 is used but incompatible"
+        return imported(name)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.raises(ImportError, match=r"cannot import mmdet: MMCV==2\.2\.0 is used but incompatible"):
+        check_installed()
+
+
+def test_import_without_the_extra():
     code = "import sys; sys.modules['mmcv'] = None\nimport timm_mobilevit.mm"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1

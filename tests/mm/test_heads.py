@@ -102,6 +102,49 @@ class TestDetector:
         (result,) = model.predict(torch.rand(1, 3, 64, 64), detection_samples([[]]))
         assert len(result.pred_instances) == 0
 
+    def test_smaller_image_of_a_batch_has_no_detection_in_its_padding(self):
+        """Each image gets what it would get alone on a canvas of the batch's size, and no box without area."""
+        model = ssd(SMALL, num_classes=3, score_thr=0.0, max_per_img=100).eval()
+        samples = detection_samples([[], []], size=128)
+        samples[1].set_metainfo({"img_shape": (64, 40)})
+        x = torch.rand(2, 3, 128, 128)
+        x[1, :, 64:] = x[1, :, :, 40:] = 0
+        for sample in model.predict(x, samples):
+            height, width = sample.img_shape
+            boxes = sample.pred_instances.bboxes
+            assert len(boxes) == model.test_cfg.max_per_img  # what lies in the padding takes no place
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+            assert (boxes >= 0).all()
+            assert (boxes <= torch.tensor([width, height, width, height])).all()
+
+    @pytest.mark.parametrize("broken", [[20.0, 10, 20, 60], [20, 10, 60, 10], [60, 10, 20, 60], [float("nan")] * 4])
+    def test_boxes_without_area_are_left_out_of_the_loss(self, broken):
+        model = ssd(SMALL, num_classes=3).eval()
+        maps = model.extract_feat(torch.rand(2, 3, 64, 64))
+        good = [4, 4, 30, 40]
+        expected = model.bbox_head.loss(maps, detection_samples([[good], []]))
+        samples = detection_samples([[good, broken], [broken]])
+        samples[0].set_metainfo({"img_path": "a.jpg"})
+        with pytest.warns(UserWarning, match=r"1 of 2 boxes of a\.jpg have no area and are left out"):
+            losses = model.bbox_head.loss(maps, samples)
+        assert losses.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(losses[key], value)
+        assert len(samples[0].gt_instances) == 2  # the caller's are as they were
+
+    def test_one_image_is_too_few_for_batch_norm(self):
+        model = ssd(SMALL, num_classes=3).train()
+        message = r"SSDLiteNeck cannot train on a batch of 1 image \(its input is 4×4\).*batch_size=2"
+        with pytest.raises(ValueError, match=message):
+            model.loss(torch.rand(1, 3, 64, 64), detection_samples([[]]))
+        with pytest.raises(ValueError, match=r"SSDLiteHead cannot train on a batch of 1 image \(its input is 1×1\)"):
+            model.bbox_head([torch.rand(1, c, 1, 1) for c in model.bbox_head.in_channels])
+        with pytest.raises(
+            ValueError, match=r"TimmMobileViT cannot train on a batch of 1 image \(its input is 32×32\)"
+        ):
+            model.backbone(torch.rand(1, 3, 32, 32))
+        model.loss(torch.rand(2, 3, 64, 64), detection_samples([[], []]))
+
 
 class TestSegmentor:
     def test_resize_rules(self):
@@ -127,6 +170,24 @@ class TestSegmentor:
             torch.testing.assert_close(logits("mmseg"), up(up(small, (64, 96)), (51, 77)))
             padded = logits("direct", padding_size=[0, 32, 0, 0])  # left, right, top, bottom
             torch.testing.assert_close(padded, up(up(small, (64, 96))[..., :64], (51, 77)))
+
+    @pytest.mark.parametrize("resize", ["direct", "nearest", "mmseg"])
+    def test_without_data_samples_the_result_has_the_size_of_the_images(self, resize):
+        model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), resize=resize).eval()
+        x = torch.rand(2, 3, 75, 100)
+        meta = {"ori_shape": (75, 100), "img_shape": (75, 100), "pad_shape": (75, 100)}
+        with torch.inference_mode():
+            expected = model.predict(x, [SegDataSample(metainfo=meta) for _ in x])
+            for sample, wanted in zip(model.predict(x), expected, strict=True):
+                assert sample.pred_sem_seg.shape == (75, 100)
+                torch.testing.assert_close(sample.seg_logits.data, wanted.seg_logits.data)
+
+    @pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])
+    def test_one_image_is_too_few_for_batch_norm(self, head):
+        model = segmentor(SMALL, head, 4, output_stride=16, rates=(6, 12, 18), auxiliary=False).train()
+        with pytest.raises(ValueError, match=r"cannot train on a batch of 1 image \(its input is 4×4\).*batch_size=2"):
+            model.decode_head(model.backbone(torch.rand(1, 3, 64, 64)))
+        model.decode_head(model.backbone(torch.rand(2, 3, 64, 64)))
 
     def test_bad_options(self):
         with pytest.raises(ValueError, match="resize must be"):

@@ -157,9 +157,13 @@ def _labels(cfg: Config) -> list[str]:
     return list(names)
 
 
+# Of mmengine's preprocessor, on which mmdet's and newer releases of mmseg's stand, and of older ones of mmseg's.
+_CONVERTS_CHANNELS = ("_channel_conversion", "channel_conversion")
+
+
 def _preprocessing(preprocessor: Any) -> dict[str, Any]:
     """Mean and standard deviation for RGB in [0, 1]."""
-    if not getattr(preprocessor, "_channel_conversion", False):
+    if not any(getattr(preprocessor, name, False) for name in _CONVERTS_CHANNELS):
         raise ValueError("the data_preprocessor feeds BGR images; export a model with bgr_to_rgb=True")
     return {
         "mean": (preprocessor.mean.flatten() / 255).tolist(),

@@ -3,17 +3,7 @@
 All a config needs is ``custom_imports = dict(imports=["timm_mobilevit.mm"], allow_failed_imports=False)``.
 """
 
-try:
-    import mmcv.ops  # noqa: F401  the ops too: without them mmcv fails much later, with an unclear message
-    import mmdet  # noqa: F401
-    import mmengine  # noqa: F401
-    import mmseg  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        f"timm_mobilevit.mm needs MMDetection and MMSegmentation with mmcv's ops ({error}): "
-        "install the extra with pip install 'timm-mobilevit[mm]'"
-    ) from error
-
+from . import _installed  # noqa: F401  first, for its message
 from .anchors import SSDLiteAnchorGenerator
 from .backbone import TimmMobileViT
 from .convert import convert_state_dict

@@ -11,6 +11,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from ..variants import get_variant
+from .single_values import naming_the_batch
 
 
 @MODELS.register_module()
@@ -98,13 +99,16 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images [B, 3, H, W] to the maps of the chosen stages."""
+        """Map images [B, 3, H, W] to the maps of the chosen stages, which lie in memory as the images do."""
         outs = []
-        x = self.stem(x)
-        for i, stage in enumerate(self.stages):
-            x = checkpoint_seq(stage, x) if self.with_cp and self.training else stage(x)
-            if i in self.out_indices:
-                outs.append(x)
+        rows = x.is_contiguous()  # not where a user chose channels last
+        with naming_the_batch(self, x):
+            x = self.stem(x)
+            for i, stage in enumerate(self.stages):
+                x = checkpoint_seq(stage, x) if self.with_cp and self.training else stage(x)
+                if i in self.out_indices:
+                    # Inside, pixels lie together (channels last); heads take views that need rows of an image to.
+                    outs.append(x.contiguous() if rows else x)
         return tuple(outs)
 
     def train(self, mode: bool = True) -> "TimmMobileViT":

@@ -8,6 +8,8 @@ from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from .single_values import naming_the_batch
+
 
 @MODELS.register_module()
 class MobileViTASPPHead(ASPPHead):  # type: ignore[misc]
@@ -33,7 +35,8 @@ class MobileViTASPPHead(ASPPHead):  # type: ignore[misc]
 
     def _forward_feature(self, inputs: Any) -> Tensor:
         _check_channels(self, inputs)
-        return self.branch_dropout(super()._forward_feature(inputs))  # type: ignore[no-any-return]
+        with naming_the_batch(self, inputs):
+            return self.branch_dropout(super()._forward_feature(inputs))  # type: ignore[no-any-return]
 
 
 @MODELS.register_module()
@@ -56,7 +59,8 @@ class MobileViTPSPHead(PSPHead):  # type: ignore[misc]
 
     def _forward_feature(self, inputs: Any) -> Tensor:
         _check_channels(self, inputs)
-        return super()._forward_feature(inputs)  # type: ignore[no-any-return]
+        with naming_the_batch(self, inputs):
+            return super()._forward_feature(inputs)  # type: ignore[no-any-return]
 
 
 def _check_channels(head: Any, inputs: Any) -> None:

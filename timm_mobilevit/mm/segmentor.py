@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from torch import Tensor
 
 
@@ -28,6 +29,14 @@ class MobileViTEncoderDecoder(EncoderDecoder):  # type: ignore[misc]
             raise ValueError(f"resize must be 'direct', 'nearest' or 'mmseg', got {resize!r}")
         super().__init__(**kwargs)
         self.resize = resize
+
+    def predict(self, inputs: Tensor, data_samples: Any = None) -> Any:
+        """Segment images [B, 3, H, W]; without data samples, which say the original size, at their own size."""
+        if data_samples is None:
+            shape = tuple(inputs.shape[-2:])
+            meta = {"ori_shape": shape, "img_shape": shape, "pad_shape": shape}
+            data_samples = [SegDataSample(metainfo=meta) for _ in inputs]
+        return super().predict(inputs, data_samples)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
         """Map images to logits [B, classes, H, W]: of the last map's size if they can be resized once from there."""

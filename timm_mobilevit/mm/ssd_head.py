@@ -1,5 +1,6 @@
 """The head of the reference SSDLite, and its post-processing."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +9,11 @@ from mmcv.cnn import ConvModule
 from mmcv.ops import batched_nms
 from mmdet.models.dense_heads import SSDHead
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
+
+from .single_values import naming_the_batch
 
 
 @MODELS.register_module()
@@ -18,8 +22,8 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
 
     Differs from mmdet's ``SSDHead`` with ``use_depthwise``: boxes and classes share a depthwise convolution and one 1×1
     convolution; the last level has the 1×1 alone; anchors follow the size of the images; candidates are limited per
-    class over all levels; boxes are clipped after the suppression; the loss is divided by the positives of the batch,
-    at least one, and not by at least one per image.
+    class over all levels; boxes are clipped after the suppression, and those that lie outside the image are no
+    candidates; the loss is divided by the positives of the batch, at least one, and not by at least one per image.
 
     ``test_cfg`` takes ``score_thr``, ``nms``, ``nms_pre`` (candidates per class, -1 for all), ``max_per_class`` and
     ``max_per_img`` (-1 for no limit).
@@ -82,7 +86,9 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
             raise ValueError(f"the head was built for levels of {list(self.in_channels)} channels, got {channels}")
         scores, deltas = [], []
         for level, predictor in zip(x, self.predictors, strict=True):
-            out = predictor(level).unflatten(1, (-1, 4 + self.cls_out_channels))  # [B, A, 4 + classes + 1, H, W]
+            with naming_the_batch(self, level):
+                out = predictor(level)
+            out = out.unflatten(1, (-1, 4 + self.cls_out_channels))  # [B, A, 4 + classes + 1, H, W]
             deltas.append(out[:, :, :4].flatten(1, 2))
             scores.append(out[:, :, 4:].flatten(1, 2))
         return scores, deltas
@@ -94,6 +100,21 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         anchors = self._anchors(featmap_sizes, batch_img_metas, torch.float32, device)
         valid = [torch.ones(len(level), dtype=torch.bool, device=device) for level in anchors]
         return [anchors] * len(batch_img_metas), [valid] * len(batch_img_metas)
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict[str, Any]],
+        batch_gt_instances_ignore: list[InstanceData] | None = None,
+    ) -> dict[str, Any]:
+        """Compute the losses; boxes without area are left out with a warning, for their size has no logarithm."""
+        kept = [_with_area(gt, meta) for gt, meta in zip(batch_gt_instances, batch_img_metas, strict=True)]
+        losses: dict[str, Any] = super().loss_by_feat(
+            cls_scores, bbox_preds, kept, batch_img_metas, batch_gt_instances_ignore
+        )
+        return losses
 
     def get_targets(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Assign anchors, with the positives of the whole batch as divisor of the losses, at least one."""
@@ -128,6 +149,11 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         self, scores: Tensor, boxes: Tensor, meta: dict[str, Any], cfg: Any, rescale: bool, with_nms: bool
     ) -> InstanceData:
         """Detections of one image from scores [anchors, classes] and boxes [anchors, 4]."""
+        height, width = meta["img_shape"][:2]
+        limit = boxes.new_tensor([width, height, width, height])
+        # Where the batch has larger images, this one is padded: what lies in the padding must not take a place.
+        inside = _has_area(_clip(boxes, limit))
+        scores, boxes = scores[inside], boxes[inside]
         most = cfg.get("nms_pre", -1)
         most = scores.shape[0] if most < 0 else min(most, scores.shape[0])
         top, index = scores.topk(most, dim=0)  # of each class, over all levels
@@ -142,9 +168,7 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
                 results = results[_rank_in_class(results.labels) < cfg["max_per_class"]]
             if cfg.get("max_per_img", -1) > 0:
                 results = results[: cfg["max_per_img"]]
-        height, width = meta["img_shape"][:2]
-        limit = results.bboxes.new_tensor([width, height, width, height])
-        results.bboxes = torch.minimum(results.bboxes.clamp(min=0), limit)
+        results.bboxes = _clip(results.bboxes, limit)
         if rescale:
             results.bboxes = results.bboxes / results.bboxes.new_tensor(meta["scale_factor"]).repeat(2)
         return results
@@ -166,6 +190,27 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
 def flatten_levels(levels: list[Tensor], width: int) -> Tensor:
     """Join maps [B, A·width, H, W] to [B, anchors, width]."""
     return torch.cat([level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in levels], dim=1)
+
+
+def _clip(boxes: Tensor, limit: Tensor) -> Tensor:
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+
+
+def _with_area(gt: InstanceData, meta: dict[str, Any]) -> InstanceData:
+    """The boxes of an image that have an area."""
+    keep = _has_area(get_box_tensor(gt.bboxes))
+    if keep.all():
+        return gt
+    warnings.warn(
+        f"{int((~keep).sum())} of {len(keep)} boxes of {meta.get('img_path', 'an image')} have no area and are left "
+        "out of the loss; expected x1 < x2 and y1 < y2",
+        stacklevel=2,
+    )
+    return gt[keep]
 
 
 def _rank_in_class(labels: Tensor) -> Tensor:
