@@ -23,7 +23,7 @@ _IMAGE_MODES = {1: "L", 3: "RGB"}  # as PIL calls them
 WEIGHT_TYPES = {"int7": ("QInt8", True), "int8": ("QInt8", False), "uint8": ("QUInt8", False)}
 
 # Files whose sums are exact are above, of all models: with random weights, which say little about an image, at least
-# 0.85, with weights trained on the digits 0.99. Files whose sums are clamped are between 0.2 and 0.99.
+# 0.85, with weights trained on the digits 0.999. Files whose sums are clamped are anywhere from 0.2 to 0.998.
 MIN_CORRELATION = 0.8
 _COMPARED_IMAGES = 16
 
