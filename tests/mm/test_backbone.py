@@ -7,7 +7,7 @@ import sys
 import pytest
 import timm
 import torch
-from mm_models import KINDS, SMALL
+from mm_models import KINDS, SMALL, ssd
 from mmengine.model import convert_sync_batchnorm
 from mmengine.registry import MODELS
 from safetensors.torch import save_file
@@ -83,19 +83,51 @@ class TestBackbone:
         asked = []
         create_model = timm.create_model
 
-        def record(model_name, pretrained=False, pretrained_cfg_overlay=None, **kwargs):
-            asked.append((model_name, pretrained, pretrained_cfg_overlay))
+        def record(model_name, pretrained=False, **kwargs):
+            asked.append((model_name, pretrained))
             return create_model(model_name, **kwargs)
 
         monkeypatch.setattr(timm, "create_model", record)
-        for pretrained in (True, "cvnets_in1k", "missing.pt", False):
-            backbone(pretrained=pretrained)
-        assert asked == [
-            (SMALL, True, None),
-            (f"{SMALL}.cvnets_in1k", True, None),
-            (SMALL, True, {"file": "missing.pt"}),
-            (SMALL, False, None),
-        ]
+        for pretrained in (True, "cvnets_in1k", False):
+            model = backbone(pretrained=pretrained)
+            model.init_weights()
+            model.init_weights()
+        assert [row for row in asked if row[1]] == [(SMALL, True), (f"{SMALL}.cvnets_in1k", True)]
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint file at missing\.pt"):
+            backbone(pretrained="missing.pt").init_weights()
+
+    def test_a_detectors_file_is_one_of_a_backbone(self, tmp_path, caplog):
+        detector = ssd(SMALL)
+        torch.save({"meta": {"mmengine_version": "0"}, "state_dict": detector.state_dict()}, tmp_path / "mine.pth")
+        torch.save(
+            {"student." + key: value for key, value in detector.backbone.state_dict().items()}
+            | {"teacher." + key: value for key, value in backbone().state_dict().items()},
+            tmp_path / "distilled.pth",
+        )
+        for pretrained in (
+            str(tmp_path / "mine.pth"),
+            {"file": str(tmp_path / "distilled.pth"), "prefix": "student."},
+        ):
+            model = backbone(pretrained=pretrained)
+            model.init_weights()
+            for key, value in detector.backbone.state_dict().items():
+                assert torch.equal(model.state_dict()[key], value), key
+        assert "left out are the" in caplog.text
+        assert "neck" in caplog.text
+        assert "bbox_head" in caplog.text
+        with pytest.raises(ValueError, match=r"several MobileViTs, below 'student\.' and 'teacher\.'.*prefix="):
+            backbone(pretrained=str(tmp_path / "distilled.pth")).init_weights()
+        theirs = backbone(
+            init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "mine.pth"), "prefix": "backbone."}
+        )
+        theirs.init_weights()
+        assert torch.equal(theirs.stem.conv.weight, detector.backbone.stem.conv.weight)
+
+    def test_weights_of_fewer_stages_are_refused(self, tmp_path):
+        torch.save(backbone(out_indices=(1, 2)).state_dict(), tmp_path / "short.pth")
+        backbone(out_indices=(0, 2), pretrained=str(tmp_path / "short.pth")).init_weights()
+        with pytest.raises(ValueError, match=r"short\.pth holds a backbone without stages\.3\.0"):
+            backbone(pretrained=str(tmp_path / "short.pth")).init_weights()
 
     def test_frozen_stages_and_norm_eval(self):
         model = backbone(frozen_stages=2, norm_eval=True).train()

@@ -1,9 +1,11 @@
 """Reading checkpoint files: containers, wrappers, damage and malice."""
 
 import argparse
+import datetime
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,6 +19,14 @@ def same(a, b):
     return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
 
 
+class HistoryLike:
+    """Stands for the logs that trainers keep: an object with arrays, and methods reached by getattr."""
+
+    def __init__(self, history):
+        self.history = history
+        self.statistics = {"mean": history.mean}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -24,7 +34,11 @@ def same(a, b):
         {"state_dict": WEIGHTS, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
         {"model_state_dict": WEIGHTS, "optim_state_dict": {"step": 1}, "iterations": 9},
         {"state_dict": {"a.weight": torch.ones(1)}, "state_dict_ema": WEIGHTS},
-        {"model_state_dict": {"a.weight": torch.ones(1)}, "ema_state_dict": WEIGHTS},
+        {"model_state_dict": {"a.weight": torch.ones(1)}, "ema_state_dict": WEIGHTS, "iterations": 3},
+        {"state_dict": WEIGHTS, "ema_state_dict": {"a.weight": torch.ones(1)}, "meta": {"mmengine_version": "0.10.7"}},
+        {"state_dict": WEIGHTS, "current_model_state": {"a": torch.ones(1)}, "pytorch-lightning_version": "2.6.6"},
+        {"state_dict": WEIGHTS, "log": HistoryLike(np.arange(3.0)), "when": datetime.datetime(2026, 1, 1)},
+        {"n_averaged": torch.tensor(3)} | {f"module.{key}": value for key, value in WEIGHTS.items()},
         {"state_dict": WEIGHTS, "state_dict_ema": None},
         {"model": {"state_dict": WEIGHTS}},
         {f"module.{key}": value for key, value in WEIGHTS.items()},
@@ -104,3 +118,31 @@ def test_data_type_is_kept(tmp_path):
     loaded = read_checkpoint(Path(tmp_path, "half.pt"))["a"]
     assert loaded.dtype == torch.float16
     assert loaded.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": WEIGHTS, "model_ema": {"a.weight": torch.ones(1)}},
+        {"state_dict": WEIGHTS, "ema_state_dict": {"a.weight": torch.ones(1)}},
+    ],
+)
+def test_two_models_of_an_unknown_trainer_are_no_guess(content, tmp_path):
+    torch.save(content, tmp_path / "file.pt")
+    first, second = content
+    with pytest.raises(ValueError, match=f"holds weights in {first} and {second}, .*--entry {first}"):
+        read_checkpoint(tmp_path / "file.pt")
+    assert same(read_checkpoint(tmp_path / "file.pt", entry=first), WEIGHTS)
+    assert list(read_checkpoint(tmp_path / "file.pt", entry=second)) == ["a.weight"]
+    with pytest.raises(ValueError, match=f"has no entry mine; it has {first}, {second}"):
+        read_checkpoint(tmp_path / "file.pt", entry="mine")
+
+
+def test_the_old_format_and_shared_storages(tmp_path):
+    base = torch.arange(12.0).view(3, 4)
+    content = {"t.weight": base.t(), "e": torch.zeros(0, 3), "b": torch.tensor(3), "h": base.half(), "row": base[1]}
+    for options in ({}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 5}):
+        torch.save(content, tmp_path / "file.pt", **options)
+        loaded = read_checkpoint(tmp_path / "file.pt")
+        assert same(loaded, content)
+        assert loaded["row"].untyped_storage().data_ptr() == loaded["t.weight"].untyped_storage().data_ptr()

@@ -7,7 +7,13 @@ from golden_data import reference_weights
 from peers import V1, V2, randomise
 
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import convert_state_dict, detect_source, export_state_dict
+from timm_mobilevit.weights.convert import (
+    convert_state_dict,
+    detect_source,
+    export_state_dict,
+    find_subtree,
+    fitting_architectures,
+)
 
 NAMES = timm.list_models(module="mobilevit_zoo")
 SOURCES = {"cvnets": NAMES, "timm": NAMES, "transformers": V1 + V2, "mmpretrain": V1}
@@ -115,6 +121,40 @@ def test_what_may_be_missing_or_over():
     assert_same(convert_state_dict(theirs | {"neural_augmentor.brightness._low": torch.zeros(1)}, name), complete)
     backbone = convert_state_dict({k: v for k, v in theirs.items() if not k.startswith("classifier")}, name)
     assert set(complete) - set(backbone) == {"head.fc.weight", "head.fc.bias"}
+
+
+PREFIXES = ("backbone.", "model.", "net.", "encoder.", "encoder.model.", "timm_model.", "student.", "a.b.c.")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("cvnets", V2[0]), ("transformers", V1[0]), ("mmpretrain", V1[0]), ("timm", V1[0])]
+)
+def test_any_prefix(source, name, caplog):
+    ours = timm.create_model(name, num_classes=3).state_dict()
+    theirs = export_state_dict(ours, name, source)
+    other = {"neck.conv.weight": torch.zeros(2), "bbox_head.stem.weight": torch.zeros(2)}
+    for prefix in PREFIXES:
+        caplog.clear()
+        wrapped = {f"{prefix}{key}": tensor for key, tensor in theirs.items()} | other
+        assert_same(convert_state_dict(wrapped, name), ours)
+        (message,) = caplog.messages
+        assert f"below {prefix!r} is a MobileViT; left out are the 2 tensors beside it: neck" in message
+        two = wrapped | {f"teacher.{key}": tensor + 1 for key, tensor in theirs.items()}
+        with pytest.raises(
+            ValueError, match=f"several MobileViTs, below '{prefix}' and 'teacher.'; choose one with pref"
+        ):
+            convert_state_dict(two, name)
+        assert_same(convert_state_dict(two, name, prefix=prefix.rstrip(".")), ours)
+    with pytest.raises(ValueError, match=r"has these parameter names below 'nothing\.'"):
+        convert_state_dict(wrapped, name, prefix="nothing")
+
+
+def test_the_one_architecture_that_fits_is_found():
+    for name in (V1[0], V2[1], "mobilevitv3_s", "mobilevitv3_s_l2", "mobilevitv3_0_5"):
+        ours = timm.create_model(name, num_classes=3, device="meta").state_dict()
+        assert fitting_architectures(find_subtree(ours)) == [name]
+    short = {key: tensor for key, tensor in ours.items() if key.startswith(("stem.", "stages.0."))}
+    assert len(fitting_architectures(find_subtree(short))) > 1
 
 
 def test_wrong_keys_are_named():

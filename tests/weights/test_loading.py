@@ -49,6 +49,38 @@ def test_other_classes_get_a_new_classifier(trained, caplog):
 
 
 @pytest.mark.parametrize("feature_cls", ["list", "dict", "getter"])
+def test_state_dicts_of_features_only_models(feature_cls, tmp_path, caplog):
+    options = {"features_only": True, "out_indices": (1, 3), "feature_cls": feature_cls}
+    trained = timm.create_model(SMALL, **options).eval()
+    torch.save({f"net.{key}": value for key, value in trained.state_dict().items()}, tmp_path / "features.pt")
+    x = torch.rand(1, 3, 64, 64)
+    expected = trained(x)
+    loaded = from_file(SMALL, str(tmp_path / "features.pt"), **options)(x)
+    assert not isinstance(expected, dict) or list(expected) == list(loaded)
+    torch.testing.assert_close(loaded, expected)
+    whole = from_file(SMALL, str(tmp_path / "features.pt"))
+    torch.testing.assert_close(
+        whole.forward_intermediates(x, indices=[3], intermediates_only=True)[0],
+        list(expected.values() if isinstance(expected, dict) else expected)[-1],
+    )
+    assert "from stages.4.0.conv1_1x1.conv on, the model stays as it was initialised" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["prefix", "entry"])
+def test_the_overlay_chooses_between_models(key, tmp_path):
+    models = {name: timm.create_model(SMALL, num_classes=2) for name in ("student", "teacher")}
+    weights = {name: model.state_dict() for name, model in models.items()}
+    if key == "prefix":
+        weights = {f"{name}.{k}": value for name, rows in weights.items() for k, value in rows.items()}
+    torch.save(weights, tmp_path / "two.pt")
+    with pytest.raises(ValueError, match=f"student.* and .*teacher.*{key}="):
+        from_file(SMALL, str(tmp_path / "two.pt"), num_classes=2)
+    overlay = {"file": str(tmp_path / "two.pt"), key: "teacher"}
+    loaded = timm.create_model(SMALL, pretrained=True, num_classes=2, pretrained_cfg_overlay=overlay)
+    assert torch.equal(loaded.head.fc.weight, models["teacher"].head.fc.weight)
+
+
+@pytest.mark.parametrize("feature_cls", ["list", "dict", "getter"])
 def test_features_only(trained, feature_cls):
     model, file = trained
     features = from_file(SMALL, file, features_only=True, out_indices=(1, 4), feature_cls=feature_cls)

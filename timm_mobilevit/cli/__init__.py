@@ -11,7 +11,7 @@ import typer
 
 from timm_mobilevit._version import __version__
 
-from . import attention, card, config, convert, evaluate, export, info, list_models, predict, recipe, verify
+from . import attention, card, config, convert, evaluate, export, info, inspect, list_models, predict, recipe, verify
 from ._errors import one_line_errors
 
 P = ParamSpec("P")
@@ -57,6 +57,7 @@ def _with_models(command: Callable[P, R]) -> Callable[P, R]:
 for _name, _module, _command in (
     ("list", list_models, _with_models(list_models.list_models)),
     ("info", info, _with_models(info.info)),
+    ("inspect", inspect, _with_models(inspect.inspect)),
     ("convert", convert, _with_models(convert.convert)),
     ("predict", predict, _with_models(predict.predict)),
     ("export", export, _with_models(export.export)),

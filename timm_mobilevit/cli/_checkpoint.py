@@ -10,7 +10,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from timm_mobilevit.weights.checkpoint import read_checkpoint
-from timm_mobilevit.weights.convert import Source, convert_state_dict, detect_source
+from timm_mobilevit.weights.convert import (
+    Source,
+    Subtree,
+    convert_state_dict,
+    find_subtree,
+    fitting_architectures,
+    missing_end,
+)
 from timm_mobilevit.weights.pretrained import WEIGHTS, ChannelOrder
 
 from ._registry import split_name
@@ -18,46 +25,70 @@ from ._registry import split_name
 
 def model_from_file(
     path: Path,
-    arch: str,
+    arch: str = "",
     *,
     tag: str = "",
     source: Source | Literal["auto"] = "auto",
     channel_order: ChannelOrder | None = None,
+    prefix: str | None = None,
+    entry: str | None = None,
 ) -> nn.Module:
     """Build a model that fits a checkpoint file, and load the file into it.
 
-    Input channels and classes are those of the file: a file without a classifier gives a model without one.
+    Input channels and classes are those of the file: a file without a classifier gives a model without one, and a file
+    of a detector's backbone a model that ends with its last stage.
 
     Args:
         path: Checkpoint in any format that ``timm_mobilevit.weights.convert`` knows.
-        arch: Architecture of the checkpoint.
+        arch: Architecture of the checkpoint; empty for the one that fits.
         tag: Pretrained tag whose preprocessing, and order of input channels, the model takes over; empty for the
             preprocessing of the architecture's default.
         source: Format of the file, as ``convert_state_dict`` takes it.
         channel_order: Order of the file's input channels; None for that of the tag, or else the known order of the
             format and architecture.
+        prefix: What stands before the model's names in the file; None finds it.
+        entry: The entry of the file that holds the weights; None for the one that its trainer evaluates.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or holds something else than this architecture.
     """
-    state_dict = read_checkpoint(path)
+    state_dict = read_checkpoint(path, entry)
     try:
-        if source == "auto":
-            source = detect_source(state_dict)
-        if channel_order is None and tag and source != "timm":  # what is in timm's layout takes RGB already
+        subtree = find_subtree(state_dict, source, prefix)
+        arch = arch or the_architecture(subtree)
+        if channel_order is None and tag and subtree.source != "timm":  # what is in timm's layout takes RGB already
             channel_order = WEIGHTS[f"{arch}.{tag}"].channel_order
-        state_dict = convert_state_dict(state_dict, arch, source, channel_order)
+        state_dict = convert_state_dict(state_dict, arch, subtree.source, channel_order, subtree.prefix)
         head = state_dict.get("head.fc.weight")
-        model: nn.Module = timm.create_model(
+        model: Any = timm.create_model(
             f"{arch}.{tag}" if tag else arch,
             num_classes=0 if head is None else head.shape[0],
             in_chans=state_dict["stem.conv.weight"].shape[1],
         )
+        if any(not key.startswith("head.") for key in missing_end(state_dict, arch)):
+            last = max(int(key.split(".")[1]) for key in state_dict if key.startswith("stages."))
+            model.prune_intermediate_layers([last], prune_norm=True)
         model.load_state_dict(state_dict)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load {path}: {error}") from error
-    return model
+    return model  # type: ignore[no-any-return]
+
+
+def the_architecture(subtree: Subtree) -> str:
+    """The one architecture that a MobileViT fits.
+
+    Raises:
+        ValueError: If none or several do.
+    """
+    fits = fitting_architectures(subtree)
+    if len(fits) != 1:
+        raise ValueError(
+            f"it could be any of {', '.join(fits)}: name one with --arch"
+            if fits
+            else f"its names are those of {subtree.source}, but no architecture of ours has all of them in these shapes"
+        )
+    return fits[0]
 
 
 def architecture_of_directory(path: Path) -> str:

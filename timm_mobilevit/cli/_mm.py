@@ -11,15 +11,22 @@ from ..weights.pretrained import ChannelOrder
 
 
 def write_mm_checkpoint(
-    src: Path, config: str, out: Path, *, channel_order: ChannelOrder | None = None, force: bool = False
+    src: Path,
+    config: str,
+    out: Path,
+    *,
+    channel_order: ChannelOrder | None = None,
+    entry: str | None = None,
+    force: bool = False,
 ) -> None:
-    """Convert an official detection or segmentation checkpoint for the model of a config.
+    """Convert a detection or segmentation checkpoint for the model of a config.
 
     Args:
-        src: Checkpoint of CVNets, CoreNet or MobileViTv3.
+        src: Checkpoint of CVNets, CoreNet or MobileViTv3, or of a training with the config.
         config: Config of the detector or segmentor, a file or the name of an installed one.
         out: File to write, ``.pth``.
         channel_order: Order of the checkpoint's input channels, where it is not the known one.
+        entry: The entry of the file that holds the weights, as ``read_checkpoint`` takes it.
         force: Whether ``out`` may be overwritten.
 
     Raises:
@@ -32,8 +39,10 @@ def write_mm_checkpoint(
     if out.exists() and not force:
         raise ValueError(f"{out} exists; choose another name, or overwrite it with --force")
     path = find_config(config)
-    from ..mm.convert import convert_for
+    from ..mm.convert import convert_for, dataset_meta
 
-    state_dict = convert_for(path, read_checkpoint(src), channel_order)
+    state_dict = convert_for(path, read_checkpoint(src, entry), channel_order)
+    # What mmdet's and mmseg's inferencers label and colour their results by.
+    content = {"state_dict": state_dict, "meta": {"dataset_meta": dataset_meta(path)}}
     with replacing(out) as temporary:
-        torch.save({"state_dict": state_dict, "meta": {}}, temporary)
+        torch.save(content, temporary)

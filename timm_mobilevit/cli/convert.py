@@ -12,6 +12,7 @@ EXAMPLES = (
     "timm-mobilevit convert checkpoint_ema_best.pt --arch mobilevitv3_s --tag micron_in1k --out mobilevitv3_s",
     "timm-mobilevit convert output/train/model_best.pth.tar --arch mobilevitv3_xxs --img-size 64 "
     "--labels classes.txt --out digits",
+    "timm-mobilevit convert distilled.pth --prefix student --out student",
     "timm-mobilevit convert my_bgr_training.pt --arch mobilevitv2_1_0 --channel-order bgr --out converted",
     "timm-mobilevit convert coco-ssd-mobilevitv2-1.0.pt --config ssdlite_mobilevitv2-1.0 --out ssdlite.pth",
 )
@@ -42,7 +43,7 @@ def convert(
     arch: Annotated[
         str,
         typer.Option(
-            help="Architecture of the checkpoint; `timm-mobilevit list` shows all.",
+            help="Architecture of the checkpoint, if several fit; `timm-mobilevit list` shows all.",
             show_default=False,
             autocompletion=model_names,
         ),
@@ -50,8 +51,8 @@ def convert(
     config: Annotated[
         str,
         typer.Option(
-            help="Config of a detector or segmentor, instead of --arch: converts an official detection or "
-            "segmentation checkpoint for MMDetection's or MMSegmentation's tools. A file, or a name that "
+            help="Config of a detector or segmentor: converts an official detection or segmentation checkpoint, or one "
+            "of a training, for MMDetection's or MMSegmentation's tools. A file, or a name that "
             "`timm-mobilevit config` lists. Needs the extra mm.",
             show_default=False,
         ),
@@ -65,6 +66,17 @@ def convert(
         typer.Option(
             help="Order of the checkpoint's input channels, where it is not the one known for this format and "
             "architecture. What is written always takes RGB.",
+            show_default=False,
+        ),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(help="What stands before the model's names, if the file holds several.", show_default=False),
+    ] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(
+            help="Entry of the checkpoint to take, where several hold weights and nobody knows the trainer.",
             show_default=False,
         ),
     ] = None,
@@ -99,18 +111,22 @@ def convert(
     from ._registry import split_name
 
     order: Any = channel_order.value if channel_order else None
-    if bool(arch) == bool(config):
-        raise typer.BadParameter("give --arch for a classifier, or --config for a detector or segmentor")
+    if arch and config:
+        raise typer.BadParameter("--arch is for a classifier or backbone, --config for a detector or segmentor")
+    if tag and not arch:
+        raise typer.BadParameter("--tag goes with --arch")
     if config:
         from ._mm import write_mm_checkpoint
 
-        write_mm_checkpoint(src, config, out, channel_order=order, force=force)
+        write_mm_checkpoint(src, config, out, channel_order=order, entry=entry, force=force)
         typer.echo(f"Wrote {out}: a checkpoint for tools/test.py {config}")
         return
     check_target(out, force=force)
-    arch, tag = split_name(f"{arch}.{tag}" if tag else arch)
+    if arch:
+        arch, tag = split_name(f"{arch}.{tag}" if tag else arch)
     layout: Any = source.value
-    model = model_from_file(src, arch, tag=tag, source=layout, channel_order=order)
+    model: Any = model_from_file(src, arch, tag=tag, source=layout, channel_order=order, prefix=prefix, entry=entry)
+    arch = model.pretrained_cfg["architecture"]
     write_directory(model, out, published=bool(tag), labels=labels, img_size=img_size, crop_pct=crop_pct)
     parameters = sum(p.numel() for p in model.parameters())
     classes = f"{model.num_classes} classes" if model.num_classes else "no classifier"

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..configs import find_config
 from ..mm import SSDLiteHead
-from ..mm.convert import convert_state_dict
+from ..mm.convert import convert_state_dict, dataset_meta
 from ..mm.ssd_head import flatten_levels
 from ..weights.checkpoint import read_checkpoint
 
@@ -122,7 +122,6 @@ def load_exportable(config: str, checkpoint: str | None = None) -> ExportableDet
     if cfg.get("model", {}).get("backbone", {}).get("type") != "TimmMobileViT":
         raise ValueError(f"{path} is no config of a detector or segmentor over TimmMobileViT")
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    cfg.model.backbone.pretrained = False  # all weights come from the checkpoint
     model: Any = MODELS.build(cfg.model)
     if checkpoint is not None:
         state_dict = read_checkpoint(checkpoint)
@@ -133,7 +132,7 @@ def load_exportable(config: str, checkpoint: str | None = None) -> ExportableDet
         except RuntimeError as error:
             raise ValueError(f"{checkpoint} does not hold the weights of {path.name}: {error}") from error
     network: Any = ExportableDetector(model) if hasattr(model, "bbox_head") else ExportableSegmentor(model)
-    network.export_metadata |= {"architecture": model.backbone.model_name, "labels": _labels(cfg)}
+    network.export_metadata |= {"architecture": model.backbone.model_name, "labels": list(dataset_meta(cfg)["classes"])}
     network.input_size = (3, *_test_size(cfg))
     return network.eval()  # type: ignore[no-any-return]
 
@@ -145,16 +144,6 @@ def _test_size(cfg: Config) -> tuple[int, int]:
             width, height = step.scale
             return (min(height, width),) * 2 if step.get("keep_ratio") else (height, width)
     raise ValueError("the config resizes no image in its test pipeline; expected a step Resize")
-
-
-def _labels(cfg: Config) -> list[str]:
-    """Names of the classes, from the data that the config tests on."""
-    data = cfg.test_dataloader.dataset
-    names = data.get("metainfo", {}).get("classes")
-    if names is None:
-        with DATASETS.switch_scope_and_registry(None) as registry:  # mmdet's or mmseg's, as the config says
-            names = registry.get(data.type).METAINFO["classes"]
-    return list(names)
 
 
 # Of mmengine's preprocessor, on which mmdet's and newer releases of mmseg's stand, and of older ones of mmseg's.

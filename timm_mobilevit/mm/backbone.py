@@ -1,16 +1,17 @@
 """The backbone: any of our models, built by timm, as a module of mmengine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, update_init_info
 from mmengine.registry import MODELS
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from ..variants import get_variant
+from ..weights.loading import read_weights
 from .single_values import naming_the_batch
 
 
@@ -24,7 +25,11 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
     Args:
         model_name: A name that ``timm.list_models(module="mobilevit_zoo")`` gives.
         pretrained: True for the default pretrained weights, a tag (``"cvnets_in1k"``) for others, or the path of a
-            checkpoint file in any recognised layout. False for none.
+            checkpoint file in any recognised layout; that of a detector or segmentor will do. A dictionary has the
+            path as ``file``, beside ``prefix`` or ``entry`` where a file holds several models
+            (``dict(file="distilled.pth", prefix="student.")``). False for none. As everywhere in mmengine, weights
+            are read by ``init_weights()``, which training calls: with a checkpoint of the whole detector, nothing is
+            downloaded.
         out_indices: Stages to return, from 0 to 4; -1 is the last.
         output_stride: Input pixels per pixel of the last map: 8, 16 or 32.
         frozen_stages: Stages whose parameters are fixed, the stem included: 0 fixes the stem alone, 1 the stem and the
@@ -53,7 +58,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
     def __init__(
         self,
         model_name: str,
-        pretrained: bool | str = False,
+        pretrained: bool | str | Mapping[str, str] = False,
         out_indices: Sequence[int] = (0, 1, 2, 3, 4),
         output_stride: int = 32,
         frozen_stages: int = -1,
@@ -80,8 +85,10 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
+        self.pretrained = pretrained
+        self._full_name = model_name
         network = timm.create_model(
-            **_source(model_name, pretrained),
+            self.model_name,
             output_stride=output_stride,
             exact_feature_size=exact_feature_size,
             proj_drop_rate=proj_drop_rate,
@@ -94,9 +101,42 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         # The names of the parameters stay those of the classifier.
         self.stem = network.stem
         self.stages = network.stages[: last + 1]
-        if pretrained:
-            self._is_init = True  # init_weights() leaves loaded weights alone
         self._freeze()
+
+    def init_weights(self) -> None:
+        """Load the pretrained weights, or initialise as ``init_cfg`` says; what has been loaded stays.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If a file holds other weights, or fewer stages.
+        """
+        if self._is_init or not self.pretrained:
+            super().init_weights()
+            return
+        weights = self._read_pretrained()
+        own = self.state_dict()
+        if missing := [key for key in own if key not in weights]:
+            raise ValueError(
+                f"{self.pretrained} holds a backbone without {missing[0].rpartition('.')[0]}; choose out_indices that "
+                "end before, or weights of a whole model"
+            )
+        self.load_state_dict({key: weights[key] for key in own})
+        self._is_init = True
+        if hasattr(self, "_params_init_info"):  # mmengine's log of where parameters come from
+            update_init_info(self, init_info=f"loaded from {self.pretrained}")
+
+    def _read_pretrained(self) -> Mapping[str, Tensor]:
+        """The weights in our layout, those of other parts of the network among them."""
+        pretrained = self.pretrained
+        arch, _, tag = self._full_name.partition(".")
+        if isinstance(pretrained, str) and not _is_file(pretrained):
+            tag, pretrained = pretrained, True
+        if pretrained is True:
+            name = f"{arch}.{tag}" if tag else arch
+            weights: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+            return weights
+        options = {"file": pretrained} if isinstance(pretrained, str) else dict(pretrained)
+        return read_weights(arch=arch, tag=tag or None, **options)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images [B, 3, H, W] to the maps of the chosen stages, which lie in memory as the images do."""
@@ -129,11 +169,5 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
             module.requires_grad_(False)
 
 
-def _source(model_name: str, pretrained: bool | str) -> dict[str, Any]:
-    """Arguments of timm.create_model that name the model and its weights."""
-    if isinstance(pretrained, bool):
-        return {"model_name": model_name, "pretrained": pretrained}
-    if Path(pretrained).suffix in (".pt", ".pth", ".bin", ".tar", ".safetensors") or Path(pretrained).exists():
-        # Through the overlay: timm's checkpoint_path reads our own layout only.
-        return {"model_name": model_name, "pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
-    return {"model_name": f"{model_name}.{pretrained}", "pretrained": True}
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in (".pt", ".pth", ".bin", ".tar", ".safetensors") or Path(name).exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor
 
 from ..variants import get_variant
@@ -155,7 +155,7 @@ def convert_for(
 
     Args:
         config: Path of a config, or a ``mmengine.Config``.
-        state_dict: As for :func:`convert_state_dict`.
+        state_dict: As for :func:`convert_state_dict`, or the model's own, as mmdet's and mmseg's tools write it.
         channel_order: As for :func:`convert_state_dict`.
 
     Raises:
@@ -165,6 +165,39 @@ def convert_for(
     if cfg.get("model", {}).get("backbone", {}).get("type") != "TimmMobileViT":
         raise ValueError(f"{config} is no config of a detector or segmentor over TimmMobileViT")
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    model_cfg = copy.deepcopy(cfg.model)
-    model_cfg.backbone.pretrained = False  # all weights come from the checkpoint
-    return convert_state_dict(state_dict, MODELS.build(model_cfg), channel_order)
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    if _STEM not in state_dict:
+        return convert_state_dict(state_dict, model, channel_order)
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise ValueError(f"this is no checkpoint of {config}: {error}") from error
+    if channel_order == "bgr":
+        return {**state_dict, _STEM: state_dict[_STEM].flip(1)}
+    return dict(state_dict)
+
+
+def dataset_meta(config: Any) -> dict[str, Any]:
+    """Names and colours of the classes that a config tests on, as the frameworks keep them in a checkpoint's meta.
+
+    Args:
+        config: Path of a config, or a ``mmengine.Config``.
+
+    Returns:
+        ``classes`` and, if the data set has one, ``palette``, in plain Python types. Empty without a data set.
+    """
+    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    data = cfg.get("test_dataloader", {}).get("dataset")
+    if data is None:
+        return {}
+    with DATASETS.switch_scope_and_registry(None) as registry:  # mmdet's or mmseg's, as the config says
+        known = registry.get(data.type).METAINFO
+    meta = {**known, **data.get("metainfo", {})}
+    if not meta.get("classes"):
+        return {}
+    classes = tuple(str(name) for name in meta["classes"])
+    palette = [[int(value) for value in colour] for colour in meta.get("palette") or ()]
+    if classes != tuple(known.get("classes") or ()) and "palette" not in data.get("metainfo", {}):
+        palette = []  # the data set's own colours are those of other classes
+    return {"classes": classes, **({"palette": palette} if palette else {})}

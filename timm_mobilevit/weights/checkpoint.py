@@ -1,10 +1,8 @@
 """Reading checkpoint files that nobody vouches for."""
 
-import argparse
 import copy
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,45 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-# Where training scripts keep the weights, best first: exponential moving averages before raw weights, as in timm.
-_CONTAINERS = ("state_dict_ema", "ema_state_dict", "model_ema", "state_dict", "model_state_dict", "model")
+from .torch_file import Inert, RefusedError, load_torch_file
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """How one trainer writes its checkpoints.
+
+    Attributes:
+        name: The trainer.
+        marks: Entries that its files have, all of them; a dot leads into an entry.
+        entries: Entries with weights, first the one that the trainer itself evaluates.
+        average: Entry whose presence says that the weights evaluated are an average over the training.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    entries: tuple[str, ...]
+    average: str
+
+
+_TRAINERS = (
+    # EMAHook swaps both entries when it saves: the raw weights are in ema_state_dict.
+    _Trainer("MMEngine", ("meta.mmengine_version",), ("state_dict",), average="ema_state_dict"),
+    # WeightAveraging puts the average into state_dict, and the raw weights into current_model_state.
+    _Trainer("Lightning", ("pytorch-lightning_version",), ("state_dict",), average="averaging_state"),
+    _Trainer("timm", ("state_dict", "state_dict_ema"), ("state_dict_ema", "state_dict"), average="state_dict_ema"),
+    _Trainer("timm", ("arch", "epoch", "version", "state_dict"), ("state_dict",), average="state_dict_ema"),
+    _Trainer(
+        "CVNets", ("iterations", "model_state_dict"), ("ema_state_dict", "model_state_dict"), average="ema_state_dict"
+    ),
+)
+# Where anybody else keeps weights. Which of two is meant, nobody but the user can say.
+_CONTAINERS = (
+    "state_dict", "model_state_dict", "model", "network", "net", "params", "weights", "student", "teacher",
+    "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema",
+)  # fmt: skip
 # Left in the names by DistributedDataParallel and torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")
+_COUNTERS = ("n_averaged", "steps")  # of torch's and mmengine's averaged models, beside the names
 _MAX_NAME = 300  # characters; ours have 50 at most
 _MAX_DEPTH = 8  # of containers in containers; a file can nest them without end, or in a circle
 
@@ -24,12 +57,33 @@ _LEARNED = ("weight", "bias", "running_mean", "running_var")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        state_dict: The flat state dict, on the CPU, without the prefixes of wrappers such as DistributedDataParallel.
+        entry: The entry that it was taken from, with a dot for each level; empty if the file is the state dict.
+        trainer: Who wrote the file, as far as its entries tell; empty if they do not.
+        averaged: Whether the trainer keeps averaged weights, and these are they; None where nobody knows.
+    """
+
+    state_dict: dict[str, Tensor]
+    entry: str = ""
+    trainer: str = ""
+    averaged: bool | None = None
+
+
+def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Tensor]:
     """Read the weights from a checkpoint file, without running anything in it.
 
     Args:
         path: A safetensors file, or one that ``torch.save`` wrote: a flat state dict, or a training checkpoint that
-            holds one (of timm, CVNets or mmengine). Of several, averaged weights are taken before raw ones.
+            holds one. Of the files of timm, MMEngine, CVNets and Lightning the weights are taken that the trainer
+            itself evaluates: the averaged ones, if there are any. What else such a file holds (arguments, logs, states
+            of optimizers) may be objects of any library; nothing of them is run, imported or kept.
+        entry: The entry to take, such as ``"model_ema"`` or ``"callbacks.EMA.weights"``, where several hold weights and
+            nobody knows the trainer. An empty string says that the file is the state dict.
 
     Returns:
         The flat state dict on the CPU, without the prefixes of wrappers such as DistributedDataParallel.
@@ -37,7 +91,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be opened.
-        ValueError: If the file is damaged, needs code to be run, or holds no state dict that a model could use.
+        ValueError: If the file is damaged, asks for code to be run, holds no state dict that a model could use, or
+            several of which any could be meant.
 
     Example:
         >>> import tempfile
@@ -46,31 +101,82 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         ...     read_checkpoint(f"{folder}/last.pth")
         {'weight': tensor([1., 1.])}
     """
+    return open_checkpoint(path, entry).state_dict
+
+
+def open_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
+    """Read a checkpoint file as :func:`read_checkpoint` does; tell too who wrote it and which weights it means."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file at {path}")
-    state_dict = state_dict_of(_read(path), str(path))
-    storages = [tensor.untyped_storage() for tensor in state_dict.values()]
+    checkpoint = checkpoint_of(_read(path), str(path), entry)
+    storages = [tensor.untyped_storage() for tensor in checkpoint.state_dict.values()]
     size = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-    if size > path.stat().st_size:  # the old format lets a tensor claim any size, and fills it with what lay in memory
+    if size > path.stat().st_size:  # tensors of safetensors and torch.save never overlap in part
         raise ValueError(f"{path} is damaged: its tensors claim {size} bytes, more than the file has")
     # Readers map the file: later, somebody may change it under our feet. Tensors that share memory go on doing so.
-    return copy.deepcopy(state_dict)
+    return Checkpoint(copy.deepcopy(checkpoint.state_dict), checkpoint.entry, checkpoint.trainer, checkpoint.averaged)
 
 
-def state_dict_of(content: Any, name: str = "the checkpoint") -> dict[str, Tensor]:
+def state_dict_of(content: Any, name: str = "the checkpoint", entry: str | None = None) -> dict[str, Tensor]:
     """Find the flat state dict in what a checkpoint holds.
 
     Raises:
         ValueError: If there is none, or a model could not use it: its weights are not finite, for one.
     """
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{name} holds a {type(content).__name__}, expected a state dict or a training checkpoint")
-    for _ in range(_MAX_DEPTH):
-        inner = [content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
+    return checkpoint_of(content, name, entry).state_dict
+
+
+def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None = None) -> Checkpoint:
+    """Find the flat state dict in what a checkpoint holds, and tell where it was.
+
+    Raises:
+        ValueError: As :func:`read_checkpoint`.
+    """
+    _check_mapping(content, name)
+    if entry is not None:
+        found = _at(content, entry)
+        if found is None:
+            raise ValueError(f"{name} has no entry {entry}; it has {_some(map(str, content))}")
+        _check_mapping(found, f"the entry {entry} of {name}")
+        return Checkpoint(_checked(found, name), entry)
+    trainer = next((t for t in _TRAINERS if all(_at(content, mark) is not None for mark in t.marks)), None)
+    averaged = _at(content, trainer.average) is not None if trainer else None
+    path = []
+    for depth in range(_MAX_DEPTH):
+        names = trainer.entries if trainer and not depth else _CONTAINERS
+        inner = [key for key in names if isinstance(content.get(key), Mapping) and content[key]]
         if not inner:
             break
-        content = inner[0]
+        if len(inner) > 1 and not (trainer and not depth):
+            raise ValueError(
+                f"{name} holds weights in {' and '.join(inner)}, and nothing tells which are meant; say so with "
+                f"entry={inner[0]!r} (--entry {inner[0]} on the command line)"
+            )
+        path.append(inner[0])
+        content = content[inner[0]]
+    return Checkpoint(_checked(content, name), ".".join(path), trainer.name if trainer else "", averaged)
+
+
+def _check_mapping(content: Any, name: str) -> None:
+    if isinstance(content, Inert):
+        kind = _some([f"{type(content).__module__}.{type(content).__qualname__}"])
+        raise ValueError(
+            f"{name} holds an object of {kind}, which would have to run code to be read; save the model's state dict"
+        )
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{name} holds a {type(content).__name__}, expected a state dict or a training checkpoint")
+
+
+def _at(content: Any, entry: str) -> Any:
+    """What is at an entry; a dot leads into one. None if there is nothing."""
+    for key in entry.split(".") if entry else ():
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _checked(content: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
+    """The state dict without the prefixes of wrappers, if a model could use it."""
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strangers or not content:
         raise ValueError(
@@ -82,8 +188,9 @@ def state_dict_of(content: Any, name: str = "the checkpoint") -> dict[str, Tenso
             f"{name} holds weights that no model can use: {_some(complaints)}. The training that wrote it diverged, or "
             "the file is damaged: take an earlier checkpoint, or download or copy it again"
         )
-    state_dict = {_without_prefixes(str(key)): value for key, value in content.items()}
-    if len(state_dict) < len(content):
+    names = {key: _without_prefixes(str(key)) for key in content if key not in _COUNTERS}
+    state_dict = {name: content[key] for key, name in names.items()}
+    if len(state_dict) < len(names):
         raise ValueError(
             f"{name} holds several tensors of the same name once the prefixes {' and '.join(_PREFIXES)} are gone; "
             "save the state dict of one model"
@@ -92,43 +199,19 @@ def state_dict_of(content: Any, name: str = "the checkpoint") -> dict[str, Tenso
 
 
 def _read(path: Path) -> Any:
-    with path.open("rb") as file:  # what the file system says about it is no fault of the file
-        is_zip = file.read(4) == b"PK\3\4"
+    with path.open("rb"):  # what the file system says about it is no fault of the file
+        pass
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if is_zip:
-            _check_zip(path)
-        # timm's own training checkpoints carry their arguments as a Namespace, which is harmless. Allowed for good: a
-        # context manager would take it from another thread that is still reading.
-        torch.serialization.add_safe_globals([argparse.Namespace])
-        # Mapped, no tensor can reach beyond the file, as it can in memory with torch 2.6, whatever it claims; and
-        # of a training checkpoint only the part that is used is ever read.
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
+        return load_file(path) if path.suffix == ".safetensors" else load_torch_file(path)
+    except RefusedError as error:
         raise ValueError(
-            f"{path} is damaged, no checkpoint, or holds objects that would have to run code when read, which is never "
-            f"done; save its plain state dict with torch.save or as safetensors ({_first_line(error)})"
+            f"{path} holds objects that would have to run code when read, which is never done; save its plain state "
+            f"dict with torch.save or as safetensors ({_first_line(error)})"
         ) from error
     except Exception as error:  # damaged bytes make the readers raise anything at all, IndexError and struct.error too
         raise ValueError(
             f"{path} is damaged or no checkpoint; download or copy it again ({_first_line(error)})"
         ) from error
-
-
-def _check_zip(path: Path) -> None:
-    """Do what ``torch.load`` leaves out: compare the checksums, and refuse what would grow when it is unpacked.
-
-    Raises:
-        ValueError: If a checksum is wrong or the parts of the file are larger than the file.
-    """
-    with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-        if compressed or sum(part.file_size for part in parts) > path.stat().st_size:
-            raise ValueError("its parts are compressed or overlap, which torch.save never does")
-        if damaged := archive.testzip():
-            raise ValueError(f"the checksum of {damaged} is wrong or was never computed")
 
 
 def _fault(key: str, tensor: Tensor) -> str:
@@ -160,7 +243,8 @@ def _short(text: str, most: int = 160) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    text = _short(ascii(str(error).strip().partition("\n")[0])[1:-1])
+    return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) or not text else text
 
 
 def _without_prefixes(key: str) -> str:

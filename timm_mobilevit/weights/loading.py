@@ -1,13 +1,17 @@
 """How timm's model builder gets our weights: files of any recognised layout, and downloads that timm cannot make."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from timm.models import resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from .checkpoint import read_checkpoint, state_dict_of
-from .convert import convert_state_dict, detect_source
+from .convert import convert_state_dict, find_subtree, missing_end
 from .pretrained import WEIGHTS, ChannelOrder
+
+_logger = logging.getLogger(__name__)
 
 
 def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
@@ -18,7 +22,8 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
 
     Args:
         variant: Name of the architecture.
-        **kwargs: Arguments of ``timm.models.build_model_with_cfg``.
+        **kwargs: Arguments of ``timm.models.build_model_with_cfg``. Beside ``file``, ``pretrained_cfg_overlay`` may
+            have ``prefix`` and ``entry``, as :func:`read_weights` takes them.
 
     Returns:
         The arguments, changed where needed.
@@ -29,6 +34,7 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
         WeightsNotAvailableError: If weights that only this package can download are not to be had.
     """
     overlay = dict(kwargs.get("pretrained_cfg_overlay") or {})
+    choice = {name: overlay.pop(name) for name in ("prefix", "entry") if name in overlay}
     cfg = resolve_pretrained_cfg(
         variant, pretrained_cfg=kwargs.get("pretrained_cfg"), pretrained_cfg_overlay=overlay
     ).to_dict()
@@ -42,10 +48,7 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
         file = fetch_weights(name, cache_dir=kwargs.get("cache_dir"))
     if not file:
         return kwargs
-    try:
-        state_dict = _convert(read_checkpoint(file), variant, cfg.get("tag"))
-    except ValueError as error:
-        raise ValueError(f"cannot load {file}: {error}") from error
+    state_dict = read_weights(file, variant, cfg.get("tag"), **choice)
     # timm compares these with the model's, to leave out the classifier and to adapt the first convolution. They also
     # are its defaults for the model, which must not depend on the file.
     kwargs.setdefault("num_classes", cfg["num_classes"])
@@ -58,23 +61,55 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
     return {**kwargs, "pretrained_cfg_overlay": overlay}
 
 
+def read_weights(
+    file: str | Path, arch: str, tag: str | None = None, *, prefix: str | None = None, entry: str | None = None
+) -> dict[str, Tensor]:
+    """Read a checkpoint file into our layout.
+
+    Args:
+        file: File in any recognised layout.
+        arch: Architecture.
+        tag: Pretrained tag whose order of input channels the file has; None for the known order of its layout.
+        prefix: What stands before the names of the model in the file, as ``convert_state_dict`` takes it.
+        entry: The entry of the file that holds the weights, as ``read_checkpoint`` takes it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or no checkpoint of this architecture.
+    """
+    try:
+        return _convert(read_checkpoint(file, entry), arch, tag, prefix)
+    except ValueError as error:
+        raise ValueError(f"cannot load {file}: {error}") from error
+
+
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Bring a checkpoint of any recognised layout into ours: timm calls it between reading and loading.
+
+    The end of the model that a backbone's checkpoint lacks stays as it was initialised, and the log says so.
 
     Raises:
         ValueError: If it is no checkpoint of the model's architecture.
     """
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    return _convert(state_dict_of(state_dict), cfg["architecture"], cfg.get("tag"))
+    weights = _convert(state_dict_of(state_dict), cfg["architecture"], cfg.get("tag"))
+    initial = model.state_dict()
+    rest = [key for key in missing_end(weights, cfg["architecture"]) if key in initial]
+    if rest and not rest[0].startswith("head."):  # that a new classifier begins anew needs no words
+        _logger.warning(
+            "the checkpoint is of a backbone: from %s on, the model stays as it was initialised",
+            rest[0].rpartition(".")[0],
+        )
+    return weights | {key: initial[key] for key in rest}
 
 
-def _convert(state_dict: dict[str, Tensor], arch: str, tag: str | None) -> dict[str, Tensor]:
+def _convert(state_dict: dict[str, Tensor], arch: str, tag: str | None, prefix: str | None = None) -> dict[str, Tensor]:
     """Convert to our layout.
 
     The row of the pretrained table names the order of the original file's input channels; a file that is in timm's
     layout is RGB already.
     """
     row = WEIGHTS.get(f"{arch}.{tag}")
-    source = detect_source(state_dict)
+    source = find_subtree(state_dict, prefix=prefix).source
     order: ChannelOrder | None = row.channel_order if row and source != "timm" else None
-    return convert_state_dict(state_dict, arch, source, channel_order=order)
+    return convert_state_dict(state_dict, arch, source, channel_order=order, prefix=prefix)

@@ -4,10 +4,11 @@ A layout is a literal table of substitutions from our parameter names to theirs;
 is timm's, extended to v3 by the same scheme.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -18,7 +19,12 @@ from ...variants import VARIANTS, BlockKind, Variant, get_variant
 from ..pretrained import ChannelOrder
 from . import cvnets, huggingface, mmpretrain
 
-__all__ = ["Source", "convert_state_dict", "detect_source", "export_state_dict", "source_names"]
+__all__ = [
+    "Source", "Subtree", "convert_state_dict", "detect_source", "export_state_dict", "find_subtree",
+    "fitting_architectures", "missing_end", "source_names",
+]  # fmt: skip
+
+_logger = logging.getLogger(__name__)
 
 Source = Literal["cvnets", "transformers", "mmpretrain", "timm"]
 
@@ -32,11 +38,13 @@ class _Layout:
     """How one source names and orders things.
 
     Attributes:
-        signature: Matches the name of the first convolution's weight, which tells the layouts apart.
+        signature: Matches the end of the first convolution's name, which tells the layouts apart.
         rules: Substitutions from our names to theirs.
         blocks: The kinds of MobileViT that come in this layout.
         bgr: Those among them whose weights expect BGR images.
         ignored: Names that are no part of the model.
+        landmark: A name beside ``stem.conv.weight`` that another layout with that name does not have.
+        body: Matches the names of the model; what has others lies beside it. Everything, if there is no pattern.
     """
 
     signature: re.Pattern[str]
@@ -44,6 +52,16 @@ class _Layout:
     blocks: tuple[BlockKind, ...] = _ALL_BLOCKS
     bgr: tuple[BlockKind, ...] = ()
     ignored: re.Pattern[str] | None = None
+    landmark: str = ""
+    body: re.Pattern[str] = re.compile("")
+
+    def prefix(self, key: str) -> str | None:
+        """What stands before the first convolution's name; None for any other parameter."""
+        match = re.fullmatch(rf"((?:.*?\.)??){self.signature.pattern}", key)
+        return match[1] if match else None
+
+    def landmark_beside(self, key: str) -> str:
+        return key.removesuffix(_STEM) + self.landmark
 
     def channel_order(self, variant: Variant) -> ChannelOrder:
         return "bgr" if variant.block in self.bgr else "rgb"
@@ -54,10 +72,36 @@ _LAYOUTS: dict[str, _Layout] = {
     "cvnets": _Layout(cvnets.SIGNATURE, cvnets.rules, bgr=("v1", "v3"), ignored=cvnets.IGNORED),
     # transformers' image processors flip RGB to BGR for both generations. That is right for v1 only: v2 was trained on
     # RGB, so its weights are taken as RGB here, against transformers' documentation.
-    "transformers": _Layout(huggingface.SIGNATURE, huggingface.rules, blocks=("v1", "v2"), bgr=("v1",)),
-    "mmpretrain": _Layout(mmpretrain.SIGNATURE, mmpretrain.rules, blocks=("v1",), bgr=("v1",)),
+    "transformers": _Layout(
+        huggingface.SIGNATURE, huggingface.rules, blocks=("v1", "v2"), bgr=("v1",), body=huggingface.BODY
+    ),
+    "mmpretrain": _Layout(
+        mmpretrain.SIGNATURE,
+        mmpretrain.rules,
+        blocks=("v1",),
+        bgr=("v1",),
+        landmark=mmpretrain.LANDMARK,
+        body=mmpretrain.BODY,
+    ),
     "timm": _Layout(re.compile(r"stem\.conv\.weight"), lambda variant: []),
 }
+
+
+@dataclass(frozen=True)
+class Subtree:
+    """The MobileViT in a state dict.
+
+    Attributes:
+        source: Its layout.
+        prefix: What stands before its names, with the dot at its end; empty for nothing.
+        state_dict: Its weights, without the prefix.
+        left_out: Names of what lies beside it, such as necks and heads.
+    """
+
+    source: Source
+    prefix: str
+    state_dict: dict[str, Tensor]
+    left_out: list[str]
 
 
 def convert_state_dict(
@@ -65,22 +109,29 @@ def convert_state_dict(
     arch: str,
     source: Source | Literal["auto"] = "auto",
     channel_order: ChannelOrder | None = None,
+    prefix: str | None = None,
 ) -> dict[str, Tensor]:
-    """Convert a classifier's state dict to our layout.
+    """Convert a state dict to our layout.
+
+    The MobileViT is found below any prefix: in a detector or segmentor (``backbone.``), a training module
+    (``model.``), an encoder (``encoder.model.``) and so on. What lies beside it is left out, and the log says so.
 
     Args:
-        state_dict: Flat state dict of a whole model, or of one without its classifier. Left as it is.
+        state_dict: Flat state dict of a model, or of one without its end: without the classifier, the last stages (as
+            of a ``features_only`` model) or both. Left as it is.
         arch: Architecture, a name that ``timm.list_models(module="mobilevit_zoo")`` gives.
         source: Layout of ``state_dict``: ``"cvnets"`` (CVNets, CoreNet and MobileViTv3's reference),
             ``"transformers"``, ``"mmpretrain"``, ``"timm"`` (ours too), or ``"auto"`` to tell it by the names.
         channel_order: Order of the input channels that the file was trained with. ``"bgr"`` flips the stem, ``"rgb"``
             leaves it; None takes the known order of the source and the architecture.
+        prefix: What stands before the names of the model, such as ``"student."``; None finds it.
 
     Returns:
         The state dict of ``timm.create_model(arch)``, in its order. Tensors that need no change are not copied.
 
     Raises:
-        ValueError: If the architecture or source is unknown, or names or shapes do not fit; the message names them.
+        ValueError: If the architecture or source is unknown, several prefixes have a MobileViT, or names or shapes do
+            not fit; the message names them.
 
     Example:
         >>> import timm
@@ -88,17 +139,25 @@ def convert_state_dict(
         >>> theirs = export_state_dict(model.state_dict(), "mobilevitv3_xxs", "cvnets")
         >>> list(theirs)[0], theirs["conv_1.block.conv.weight"].shape
         ('conv_1.block.conv.weight', torch.Size([16, 3, 3, 3]))
-        >>> ours = convert_state_dict(theirs, "mobilevitv3_xxs")
+        >>> ours = convert_state_dict({f"encoder.{name}": tensor for name, tensor in theirs.items()}, "mobilevitv3_xxs")
         >>> list(ours)[0], torch.equal(ours["stem.conv.weight"], model.stem.conv.weight)
         ('stem.conv.weight', True)
     """
     variant = get_variant(arch)
-    name = detect_source(state_dict) if source == "auto" else source
+    if source != "auto":
+        _get_layout(source, variant)
+    subtree = find_subtree(state_dict, source, prefix)
+    name = subtree.source
     layout = _get_layout(name, variant)
-    state_dict = _strip(state_dict, name, layout, variant)
+    if subtree.left_out:
+        _logger.warning(
+            "%s below %r is a MobileViT; left out are the %d tensors beside it: %s",
+            name, subtree.prefix, len(subtree.left_out), _some(_tops(subtree.left_out, subtree.prefix)),
+        )  # fmt: skip
+    state_dict = _complete(subtree.state_dict, name, variant)
     out, missing, left_over = _rename(state_dict, variant, layout)
-    if all(key in missing for key in _HEAD):  # a backbone
-        missing = [key for key in missing if key not in _HEAD]
+    if missing and set(missing) == set(_end_of(variant, missing)):  # a backbone
+        missing = []
     if missing or left_over:
         raise ValueError(
             f"this is no {name} checkpoint of {arch}: "
@@ -110,7 +169,7 @@ def convert_state_dict(
                 )
                 if part
             )
-            + _guess(state_dict, name, arch)
+            + _guess(subtree, arch)
         )
     weights, biases = (len(out.get(key, ())) for key in _HEAD)
     if weights != biases:  # PyTorch would tell it only after all else has been loaded
@@ -161,13 +220,94 @@ def detect_source(state_dict: Mapping[str, Tensor]) -> Source:
         >>> detect_source({"conv_1.block.conv.weight": torch.zeros(16, 3, 3, 3)})
         'cvnets'
     """
-    for name, layout in _LAYOUTS.items():
-        if any(layout.signature.fullmatch(key) for key in state_dict):
-            return name  # type: ignore[return-value]
-    raise ValueError(
-        f"no layout of {', '.join(_LAYOUTS)} has these parameter names: {_some(list(state_dict)) or 'none at all'}; "
-        "only checkpoints of a MobileViT classifier can be converted"
-    )
+    return find_subtree(state_dict).source
+
+
+def find_subtree(
+    state_dict: Mapping[str, Tensor], source: Source | Literal["auto"] = "auto", prefix: str | None = None
+) -> Subtree:
+    """Find the MobileViT in a state dict by its names.
+
+    Args:
+        state_dict: Flat state dict.
+        source: Layout, or ``"auto"`` for any.
+        prefix: What stands before the model's names, with or without the dot at its end; None for anything.
+
+    Raises:
+        ValueError: If there is none, or several.
+
+    Example:
+        >>> names = ["backbone.stem.conv.weight", "backbone.stages.0.0.conv1_1x1.conv.weight", "neck.conv.weight"]
+        >>> found = find_subtree(dict.fromkeys(names))
+        >>> found.source, found.prefix, found.left_out
+        ('timm', 'backbone.', ['neck.conv.weight'])
+    """
+    if source != "auto" and source not in _LAYOUTS:
+        raise ValueError(f"the source must be one of {', '.join(_LAYOUTS)} or auto, got {source!r}")
+    if prefix:
+        prefix = prefix.rstrip(".") + "."
+    layouts = {name: layout for name, layout in _LAYOUTS.items() if source in ("auto", name)}
+    places: dict[str, str] = {}  # prefix to layout
+    for key in state_dict:
+        for name, layout in layouts.items():
+            place = layout.prefix(key)
+            if place is not None and (not layout.landmark or layout.landmark_beside(key) in state_dict):
+                places[place] = name
+                break  # the first that recognises it
+    if prefix is not None:
+        places = {place: name for place, name in places.items() if place == prefix}
+    if len(places) > 1:  # other networks have such stems too
+        fitting = {p: name for p, name in places.items() if fitting_architectures(_below(state_dict, p, name))}
+        places = fitting or places
+    if not places:
+        where = "" if prefix is None else f" below {prefix!r}"
+        raise ValueError(
+            f"no layout of {', '.join(_LAYOUTS) if source == 'auto' else source} has these parameter names{where}: "
+            f"{_some(list(state_dict)) or 'none at all'}; only checkpoints with a MobileViT can be converted"
+        )
+    if len(places) > 1:
+        raise ValueError(
+            f"there are several MobileViTs, below {' and '.join(map(repr, places))}; choose one with "
+            f"prefix={min(places)!r} (`timm-mobilevit convert --prefix {min(places)}`)"
+        )
+    ((place, name),) = places.items()
+    return _below(state_dict, place, name)
+
+
+def _below(state_dict: Mapping[str, Tensor], prefix: str, source: str) -> Subtree:
+    layout = _LAYOUTS[source]
+    inside: dict[str, Tensor] = {}
+    left_out = []
+    for key, tensor in state_dict.items():
+        name = key.removeprefix(prefix)
+        if not key.startswith(prefix) or not layout.body.match(name):
+            left_out.append(key)
+        elif not (layout.ignored and layout.ignored.match(name)):
+            # A features_only model of timm has its stages side by side.
+            inside[re.sub(r"^stages_(\d)\.", r"stages.\1.", name) if source == "timm" else name] = tensor
+    return Subtree(source, prefix, inside, left_out)  # type: ignore[arg-type]
+
+
+def fitting_architectures(subtree: Subtree) -> list[str]:
+    """Tell which architectures a MobileViT fits, by the names and shapes of its weights.
+
+    Several fit one without its end: the last stages are where they differ.
+    """
+    layout = _LAYOUTS[subtree.source]
+    stem = next((tensor for key, tensor in subtree.state_dict.items() if layout.signature.fullmatch(key)), None)
+    fits = []
+    for arch, variant in VARIANTS.items():
+        if variant.block in layout.blocks and stem is not None and stem.shape[:1] == (variant.stem_width,):
+            state_dict = _complete(subtree.state_dict, subtree.source, variant)
+            _, missing, left_over = _rename(state_dict, variant, layout)
+            if not left_over and set(missing) == set(_end_of(variant, missing)):
+                fits.append(arch)
+    return fits
+
+
+def missing_end(state_dict: Mapping[str, Tensor], arch: str) -> list[str]:
+    """Names of our parameters that a converted state dict lacks: none, or those of the end of the model."""
+    return [key for key in _expected(get_variant(arch)) if key not in state_dict]
 
 
 def source_names(key: str, arch: str, source: Source) -> list[str]:
@@ -205,13 +345,29 @@ def _their_names(key: str, rules: list[tuple[str, str]]) -> list[str]:
     return [key.replace("{qkv}", part) for part in ("query", "key", "value")] if "{qkv}" in key else [key]
 
 
-def _strip(state_dict: Mapping[str, Tensor], source: str, layout: _Layout, variant: Variant) -> dict[str, Tensor]:
-    """Drop what is knowingly no part of the model; complete the names of a model that was saved without its head."""
-    out = {key: value for key, value in state_dict.items() if not (layout.ignored and layout.ignored.match(key))}
-    if source == "transformers" and "conv_stem.convolution.weight" in out:
+def _complete(state_dict: dict[str, Tensor], source: str, variant: Variant) -> dict[str, Tensor]:
+    """Complete the names of a model that was saved without its head: its own module is one level deeper."""
+    if source == "transformers" and "conv_stem.convolution.weight" in state_dict:
         prefix = "mobilevitv2" if variant.separable else "mobilevit"
-        out = {f"{prefix}.{key}": value for key, value in out.items()}
-    return out
+        return {f"{prefix}.{key}": value for key, value in state_dict.items()}
+    if source == "mmpretrain" and "stem.conv.weight" in state_dict:
+        return {f"backbone.{key}": value for key, value in state_dict.items()}
+    return state_dict
+
+
+@cache
+def _expected(variant: Variant) -> dict[str, Tensor]:
+    """Our names and shapes."""
+    return MobileViT(variant, device="meta").state_dict()
+
+
+def _end_of(variant: Variant, missing: list[str]) -> list[str]:
+    """The names from the stage, or later part, on that the first missing name belongs to."""
+    part = re.match(r"stages\.[1-4]\.|final_conv\.|head\.", missing[0]) if missing else None
+    if not part:
+        return []
+    keys = list(_expected(variant))
+    return keys[next(i for i, key in enumerate(keys) if key.startswith(part[0])) :]
 
 
 def _rename(
@@ -219,15 +375,11 @@ def _rename(
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """Look up every parameter of ours; also tell which of ours are missing and which of theirs are left over."""
     rules = layout.rules(variant)
-    expected = MobileViT(variant, device="meta").state_dict()
     out: dict[str, Tensor] = {}
     missing = []
     left_over = dict(state_dict)
-    for key, like in expected.items():
+    for key, like in _expected(variant).items():
         names = _their_names(key, rules)
-        if key.endswith("num_batches_tracked") and names[0] not in state_dict:  # older files lack these counters
-            out[key] = torch.zeros((), dtype=torch.int64)
-            continue
         tensors = [state_dict[name] for name in names if name in state_dict]
         if len(tensors) < len(names):
             missing.append(key)
@@ -238,6 +390,11 @@ def _rename(
         out[key] = tensor
         for name in names:
             del left_over[name]
+    # Older files lack these counters.
+    counters = [key for key in missing if key.endswith("num_batches_tracked") and _beside(key, "weight") in out]
+    out |= {key: torch.zeros((), dtype=torch.int64) for key in counters}
+    out = {key: out[key] for key in _expected(variant) if key in out}
+    missing = [key for key in missing if key not in counters]
     return out, missing, [f"{name} {list(tensor.shape)}" for name, tensor in left_over.items()]
 
 
@@ -273,15 +430,17 @@ def _some(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _guess(state_dict: Mapping[str, Tensor], source: str, arch: str) -> str:
+def _tops(names: list[str], prefix: str) -> list[str]:
+    """The modules that names belong to, each once."""
+    tops = (".".join(name.split(".")[: prefix.count(".") or 1]) for name in names)
+    return list(dict.fromkeys(tops))
+
+
+def _beside(key: str, name: str) -> str:
+    return f"{key.rpartition('.')[0]}.{name}"
+
+
+def _guess(subtree: Subtree, arch: str) -> str:
     """A hint at the architectures that do fit, if any."""
-    layout = _LAYOUTS[source]
-    stem = next((tensor for key, tensor in state_dict.items() if layout.signature.fullmatch(key)), None)
-    fits = []
-    for other, variant in VARIANTS.items():
-        possible = other != arch and variant.block in layout.blocks
-        if possible and stem is not None and stem.shape[:1] == (variant.stem_width,):
-            _, missing, left_over = _rename(state_dict, variant, layout)
-            if not left_over and all(key in _HEAD for key in missing):
-                fits.append(other)
+    fits = [other for other in fitting_architectures(subtree) if other != arch]
     return f". It fits {' and '.join(fits)}" if fits else ""

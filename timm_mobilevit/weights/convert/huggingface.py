@@ -4,7 +4,8 @@ import re
 
 from ...variants import Variant
 
-SIGNATURE = re.compile(r"(mobilevit\.|mobilevitv2\.)?conv_stem\.convolution\.weight")
+SIGNATURE = re.compile(r"(?:mobilevit\.|mobilevitv2\.)?conv_stem\.convolution\.weight")
+BODY = re.compile(r"(mobilevit|mobilevitv2|conv_stem|encoder|conv_1x1_exp|classifier)\.")
 
 
 def rules(variant: Variant) -> list[tuple[str, str]]:

@@ -4,7 +4,10 @@ import re
 
 from ...variants import Variant
 
-SIGNATURE = re.compile(r"backbone\.stem\.conv\.weight")
+# Detectors of mmdet over timm's models have this name too: what tells them apart is the first block.
+SIGNATURE = re.compile(r"(?:backbone\.)?stem\.conv\.weight")
+LANDMARK = "layers.0.0.conv.0.conv.weight"
+BODY = re.compile(r"(backbone|stem|layers|conv_1x1_exp|head\.fc)\.")
 
 
 def rules(variant: Variant) -> list[tuple[str, str]]:
