@@ -70,6 +70,9 @@ def independent_detections(scores, deltas, anchors, *, threshold, per_class, mos
     middle = deltas[:, :2] * 0.1 * sizes + centres
     half = torch.exp(deltas[:, 2:] * 0.2) * sizes / 2
     boxes = torch.cat((middle - half, middle + half), dim=1)
+    # The one deviation from the reference, which gives boxes outside the image too, clipped to nothing.
+    inside = (boxes[:, 2:].clamp(0, 1) > boxes[:, :2].clamp(0, 1)).all(dim=1)
+    probabilities, boxes = probabilities[inside.numpy()], boxes[inside]
     found = []
     for label in range(probabilities.shape[1] - 1):
         order = np.argsort(-probabilities[:, label], kind="stable")[: per_class or None]
