@@ -7,6 +7,7 @@ from . import _installed  # noqa: F401  first, for its message
 from .anchors import SSDLiteAnchorGenerator
 from .backbone import TimmMobileViT
 from .convert import convert_state_dict
+from .foreign_configs import use_backbone
 from .seg_heads import MobileViTASPPHead, MobileViTPSPHead
 from .segmentor import MobileViTEncoderDecoder
 from .ssd_head import SSDLiteHead
@@ -26,4 +27,5 @@ __all__ = [
     "SSDLiteNeck",
     "TimmMobileViT",
     "convert_state_dict",
+    "use_backbone",
 ]

@@ -1,0 +1,193 @@
+"""Configs of MMDetection and MMSegmentation with our backbone: they train and predict at odd sizes."""
+
+import math
+from pathlib import Path
+
+import mmdet
+import mmseg
+import pytest
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from timm_mobilevit.mm import use_backbone
+from timm_mobilevit.variants import get_variant
+
+ARCH = "mobilevitv3_xxs"
+FOLDERS = {module.__name__: Path(module.__file__).parent / ".mim" / "configs" for module in (mmdet, mmseg)}
+# Config, and what the helper says of it besides what was frozen.
+DETECTORS = {
+    "retinanet/retinanet_r50_fpn_1x_coco.py": [],
+    "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py": [],
+    "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py": [],
+    "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py": [],
+    "atss/atss_r50_fpn_1x_coco.py": [],
+    "rtmdet/rtmdet_tiny_8xb32-300e_coco.py": [],
+    "yolox/yolox_tiny_8xb8-300e_coco.py": [],
+    "detr/detr_r50_8xb2-150e_coco.py": [],
+    "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py": [],
+    "centernet/centernet_r18_8xb16-crop512-140e_coco.py": [],
+}
+SEGMENTORS = {
+    "fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py": [],
+    "segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py": [],
+    "upernet/upernet_r50_4xb4-80k_ade20k-512x512.py": [],
+    "ocrnet/ocrnet_hr18_4xb4-80k_ade20k-512x512.py": ["decode_head.0.channels is left at 270"],
+    "mobilenet_v3/mobilenet-v3-d8-scratch_lraspp_4xb4-320k_cityscapes-512x1024.py": [],
+}
+
+# What these need whatever the backbone: sides that divide by 32; a runner that counts iterations; maps of 49 pixels.
+CHANGES = {
+    "rtmdet": {"pad_size_divisor": 32},
+    "yolox": {"batch_augments": None},
+}
+SIZES = {"mobilenet_v3": (397, 431)}
+
+
+def load(framework, name):
+    return Config.fromfile(FOLDERS[framework] / name)
+
+
+def build(config):
+    init_default_scope(config.default_scope)
+    return revert_sync_batchnorm(MODELS.build(config.model))
+
+
+def check_training(model, batch):
+    model.train()
+    data = model.data_preprocessor(batch, training=True)
+    loss, parts = model.parse_losses(model(**data, mode="loss"))
+    assert all(math.isfinite(float(value)) for value in parts.values())
+    loss.backward()
+    stem = model.backbone.stem.conv.weight
+    assert stem.grad.isfinite().all()
+    assert stem.grad.any()
+
+
+def check_notes(notes, config, expected):
+    assert [note for note in notes if "the replaced backbone had" not in note] == [
+        note for note in notes if any(note.startswith(start) for start in expected)
+    ]
+    assert config.model.data_preprocessor.std == [255.0] * 3
+    assert "timm_mobilevit.mm" in config.custom_imports["imports"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detector(name):
+    config = load("mmdet", name)
+    notes = use_backbone(config, ARCH)
+    check_notes(notes, config, DETECTORS[name])
+    config.model.data_preprocessor.update(CHANGES.get(name.partition("/")[0], {}))
+    model = build(config)
+    masks = "mask" in name
+    batch = demo_mm_inputs(2, [(3, 157, 203), (3, 131, 190)], num_items=[2, 3], num_classes=80, with_mask=masks)
+    check_training(model, batch)
+    model.eval()
+    with torch.inference_mode():
+        results = model.test_step(batch)
+    assert [sample.img_shape[:2] for sample in results] == [(157, 203), (131, 190)]
+    assert all(sample.pred_instances.bboxes.isfinite().all() for sample in results)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SEGMENTORS)
+def test_segmentor(name):
+    config = load("mmseg", name)
+    notes = use_backbone(config, ARCH)
+    check_notes(notes, config, SEGMENTORS[name])
+    size = SIZES.get(name.partition("/")[0], (157, 203))
+    config.model.data_preprocessor.size = size
+    model = build(config)
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(metainfo={"img_shape": size, "ori_shape": (101, 130), "pad_shape": size})
+        sample.gt_sem_seg = PixelData(data=torch.randint(model.num_classes, (1, *size)))
+        samples.append(sample)
+    images = [torch.randint(256, (3, *size), dtype=torch.uint8) for _ in samples]
+    batch = {"inputs": images, "data_samples": samples}
+    check_training(model, batch)
+    model.eval()
+    with torch.inference_mode():
+        for sample in model.test_step({key: value[:1] for key, value in batch.items()}):
+            assert sample.pred_sem_seg.shape == (101, 130)
+
+
+def retinanet(**changes):
+    return Config(
+        {
+            "default_scope": "mmdet",
+            "model": {
+                "type": "RetinaNet",
+                "data_preprocessor": {"type": "DetDataPreprocessor", "rgb_to_bgr": True, "pad_size_divisor": 32},
+                "backbone": {"type": "ResNet", "depth": 18, "out_indices": (1, 2, 3), "frozen_stages": 1},
+                "neck": {"type": "FPN", "in_channels": [128, 256, 512], "out_channels": 64, "num_outs": 5},
+                "bbox_head": {
+                    "type": "RetinaHead",
+                    "anchor_generator": {"type": "AnchorGenerator", "strides": [8, 16, 32, 64, 128]},
+                    "other": {"strides": [4, 8]},
+                },
+                **changes,
+            },
+        }
+    )
+
+
+class TestUseBackbone:
+    def test_what_is_set(self):
+        config = retinanet(pretrained="open-mmlab://resnet18")
+        notes = use_backbone(config, ARCH, pretrained="mine.pth", norm_eval=True)
+        model = config.model
+        assert model.backbone == {
+            "type": "TimmMobileViT",
+            "model_name": ARCH,
+            "out_indices": (2, 3, 4),
+            "output_stride": 32,
+            "pretrained": "mine.pth",
+            "norm_eval": True,
+        }
+        assert model.neck.in_channels == list(get_variant(ARCH).widths[2:])
+        assert model.data_preprocessor == {
+            "type": "DetDataPreprocessor",
+            "mean": [0.0] * 3,
+            "std": [255.0] * 3,
+            "bgr_to_rgb": True,
+            "pad_size_divisor": 32,
+        }
+        assert model.pretrained is None
+        assert model.bbox_head.anchor_generator.strides == [8, 16, 32, 64, 128]
+        assert config.custom_imports["imports"] == ["timm_mobilevit.mm"]
+        assert notes == ["the replaced backbone had frozen_stages=1; ours has not, unless you pass frozen_stages"]
+
+    def test_other_strides(self):
+        config = retinanet()
+        notes = use_backbone(config, ARCH, output_stride=16, frozen_stages=1)
+        assert config.model.bbox_head.anchor_generator.strides == [8, 16, 16, 32, 64]
+        assert notes == [
+            "bbox_head.other.strides is left at [4, 8]; the maps had strides [8, 16, 32] and have [8, 16, 16]"
+        ]
+
+    def test_what_cannot_be_set_is_said(self):
+        config = retinanet(neck={"type": "FPN", "in_channels": [1, 2, 3]}, data_preprocessor=None)
+        config.load_from = "coco.pth"
+        config.optim_wrapper = {"constructor": "LayerDecayOptimizerConstructor"}
+        notes = use_backbone(config, ARCH, frozen_stages=-1)
+        starts = ("neck.in_channels is [1, 2, 3]", "there is no data_preprocessor", "load_from='coco.pth'")
+        assert [note.startswith(start) for note, start in zip(notes, starts, strict=False)] == [True] * 3
+        assert "LayerDecayOptimizerConstructor" in notes[3]
+
+    def test_what_cannot_be_replaced(self):
+        config = retinanet()
+        use_backbone(config, ARCH)
+        with pytest.raises(ValueError, match="TimmMobileViT already"):
+            use_backbone(config, ARCH)
+        with pytest.raises(ValueError, match=r"has no model\.backbone"):
+            use_backbone(Config({"model": {"type": "RetinaNet"}}), ARCH)
+        with pytest.raises(ValueError, match=r"gives 3 maps, of strides \[8, 16, 32\]; got \[3, 4\]"):
+            use_backbone(retinanet(), ARCH, out_indices=(3, 4))
+        with pytest.raises(ValueError, match="unknown architecture"):
+            use_backbone(retinanet(), "mobilevitv9")

@@ -1,0 +1,211 @@
+"""Our backbones in configs of MMDetection and MMSegmentation that were written for others."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from ..variants import get_variant
+
+_PREPROCESSING = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "bgr_to_rgb": True}  # RGB in [0, 1]
+_STRIDES = (2, 4, 8, 16, 32)  # of our stages
+_PROBE = 256  # pixels; divisible by every stride in use
+
+
+def use_backbone(
+    config: Config,
+    model_name: str,
+    *,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int | None = None,
+    **options: Any,
+) -> list[str]:
+    """Replace the backbone of a config by one of ours, in place.
+
+    The backbone that is replaced is built and run once on the CPU, without weights, to see its channels and strides.
+    Ours gives as many maps of the same strides. Then these are set: ``in_channels`` of the neck, or of the heads where
+    there is no neck; lists of strides, if the strides differ; mean, standard deviation and channel order of the data
+    preprocessor; ``custom_imports``, so that the tools find our classes.
+
+    Args:
+        config: Config of a detector or segmentor.
+        model_name: Name of our model.
+        out_indices: Stages to return, from 0 to 4, one per map of the replaced backbone; None for those of its strides.
+        output_stride: Input pixels per pixel of our last map, 8, 16 or 32; None for that of the replaced backbone.
+        **options: More arguments of :class:`TimmMobileViT`, such as ``pretrained=True`` or ``norm_eval=True``.
+
+    Returns:
+        What could not be set, or should be looked at: one sentence per thing, empty if there is nothing.
+
+    Raises:
+        ValueError: If the config has no backbone, has ours already, or has no maps that ours could take the place of.
+
+    Example:
+        >>> from mmengine.config import Config
+        >>> model = dict(
+        ...     type="RetinaNet",
+        ...     backbone=dict(type="ResNet", depth=18, out_indices=(1, 2, 3)),
+        ...     neck=dict(type="FPN", in_channels=[128, 256, 512], out_channels=64, num_outs=5),
+        ... )
+        >>> config = Config(dict(default_scope="mmdet", model=model))
+        >>> use_backbone(config, "mobilevitv3_s", pretrained=True)
+        []
+        >>> config.model.neck.in_channels, config.model.backbone.out_indices
+        ([128, 256, 320], (2, 3, 4))
+    """
+    old = config.get("model", {}).get("backbone")
+    if old is None:
+        raise ValueError("the config has no model.backbone that could be replaced")
+    if old.get("type") == "TimmMobileViT":
+        raise ValueError("the config's backbone is TimmMobileViT already: change its model_name")
+    channels, strides = _probe(config, old)
+    widths = get_variant(model_name.partition(".")[0]).widths
+    output_stride = output_stride or min(max(strides[-1], 8), 32)
+    stages = list(out_indices) if out_indices is not None else _stages(strides)
+    if len(stages) != len(strides):
+        raise ValueError(f"the replaced backbone gives {len(strides)} maps, of strides {strides}; got {stages}")
+
+    model = config.model
+    model.backbone = {
+        "type": "TimmMobileViT",
+        "model_name": model_name,
+        "out_indices": tuple(stages),
+        "output_stride": output_stride,
+        **options,
+    }
+    new_channels = [widths[stage] for stage in stages]
+    new_strides = [min(_STRIDES[stage], output_stride) for stage in stages]
+    notes = _frozen(old, options)
+    for part in _consumers(model):
+        notes += _set_channels(part, model, channels, new_channels)
+    if new_strides != strides:
+        notes += _set_strides(model, strides, new_strides)
+    notes += _set_preprocessing(config)
+    if model.get("pretrained"):
+        model.pretrained = None  # mmseg's place for the weights of the replaced backbone
+    imports = config.get("custom_imports") or {"imports": [], "allow_failed_imports": False}
+    names = imports["imports"] if isinstance(imports["imports"], list) else [imports["imports"]]
+    config.custom_imports = {**imports, "imports": [*names, "timm_mobilevit.mm"]}
+    return [*notes, *_of_training(config)]
+
+
+def _probe(config: Config, backbone: Any) -> tuple[list[int], list[int]]:
+    """Channels and strides of the maps that a backbone gives."""
+    init_default_scope(config.get("default_scope") or "mmengine")
+    # Weights are read by init_weights(), which is not called, or by the constructor if one of these says so.
+    plain = {key: value for key, value in backbone.items() if key not in ("init_cfg", "pretrained")}
+    with torch.random.fork_rng(devices=[]):
+        network = MODELS.build(plain)
+        network.eval()  # some give themselves back, some do not
+        with torch.inference_mode():
+            maps = network(torch.zeros(1, 3, _PROBE, _PROBE))
+    if isinstance(maps, torch.Tensor):
+        maps = (maps,)
+    if not all(isinstance(map, torch.Tensor) and map.ndim == 4 for map in maps):
+        raise ValueError(f"{backbone['type']} gives no maps [B, C, H, W], so ours cannot take its place")
+    return [map.shape[1] for map in maps], [_PROBE // map.shape[-1] for map in maps]
+
+
+def _stages(strides: list[int]) -> list[int]:
+    """Stages of ours whose maps have these strides; the last one is the deepest, as in the replaced backbone."""
+    if strides[-1] >= 8 and _is_dilated(strides):
+        return list(range(len(_STRIDES) - len(strides), len(_STRIDES)))
+    if not all(stride in _STRIDES for stride in strides) or not all(a < b for a, b in pairwise(strides)):
+        raise ValueError(f"no stages of ours have the strides {strides}: name some in out_indices")
+    return [_STRIDES.index(stride) for stride in strides]
+
+
+def _is_dilated(strides: list[int]) -> bool:
+    """Whether the last stages do not shrink the map any more: strides are repeated."""
+    return len(set(strides)) < len(strides) <= len(_STRIDES) and strides == sorted(strides)
+
+
+def _consumers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Parts that take the maps of the backbone: the neck, or else everything that is built with channels."""
+    neck = model.get("neck")
+    if neck:
+        yield ("neck.0", neck[0]) if isinstance(neck, list | tuple) else ("neck", neck)
+        return
+    for name, part in model.items():
+        for i, item in enumerate(part) if isinstance(part, list | tuple) else ((None, part),):
+            if isinstance(item, dict) and name not in ("backbone", "data_preprocessor") and "in_channels" in item:
+                yield name if i is None else f"{name}.{i}", item
+
+
+def _set_channels(part: tuple[str, Any], model: Any, old: list[int], new: list[int]) -> list[str]:
+    """Bring ``in_channels`` of one part to the new maps."""
+    name, cfg = part
+    index = cfg.get("in_index", -1 if isinstance(cfg.get("in_channels"), int) else range(len(old)))
+    given = cfg.get("in_channels")
+    chosen = [old[i] for i in index] if isinstance(index, Sequence) else old[index]
+    if given is None or (list(given) if isinstance(given, list | tuple) else given) != chosen:
+        return [
+            f"{name}.in_channels is {given}, not the {chosen} channels of the replaced backbone: set it to what "
+            f"{cfg['type']} gets from maps of {new} channels"
+        ]
+    cfg["in_channels"] = [new[i] for i in index] if isinstance(index, Sequence) else new[index]
+    if isinstance(chosen, list) and cfg.get("channels") == sum(chosen) != sum(cfg["in_channels"]):
+        return [
+            f"{name}.channels is left at {cfg['channels']}, the sum of the old channels; that of the new ones is "
+            f"{sum(cfg['in_channels'])}"
+        ]
+    return []
+
+
+def _set_strides(model: Any, old: list[int], new: list[int]) -> list[str]:
+    """Bring lists of strides to the new maps where they begin with the old ones; levels behind them double on."""
+    notes = []
+    for path, owner, key in _walk(model):
+        if not key.endswith("strides") or path.startswith("backbone") or not isinstance(owner[key], list | tuple):
+            continue
+        value = list(owner[key])
+        if value[: len(old)] == old:
+            owner[key] = new + [new[-1] * 2**level for level in range(1, len(value) - len(old) + 1)]
+        else:
+            notes.append(f"{path} is left at {value}; the maps had strides {old} and have {new}")
+    return notes
+
+
+def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every key below a dictionary: its path, the dictionary that has it, itself."""
+    if isinstance(value, dict):
+        for key, item in list(value.items()):
+            yield f"{path}{key}", value, key
+            yield from _walk(item, f"{path}{key}.")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _walk(item, f"{path}{i}.")
+
+
+def _set_preprocessing(config: Config) -> list[str]:
+    where = config.model if config.model.get("data_preprocessor") else config
+    preprocessor = where.get("data_preprocessor")
+    if not preprocessor:
+        return [f"there is no data_preprocessor: images must arrive as RGB in [0, 1], so give it {_PREPROCESSING}"]
+    preprocessor.update(_PREPROCESSING)
+    preprocessor.pop("rgb_to_bgr", None)
+    return []
+
+
+def _frozen(old: Any, options: dict[str, Any]) -> list[str]:
+    """What the replaced backbone kept fixed in training; ours trains all of it unless told."""
+    fixed = {"frozen_stages": old.get("frozen_stages", -1), "norm_eval": old.get("norm_eval", False)}
+    return [
+        f"the replaced backbone had {name}={value}; ours has not, unless you pass {name}"
+        for name, value in fixed.items()
+        if value not in (-1, False) and name not in options
+    ]
+
+
+def _of_training(config: Config) -> list[str]:
+    """What else was chosen for the replaced backbone."""
+    notes = []
+    if config.get("load_from"):
+        notes.append(f"load_from={config.load_from!r} has weights of the model as it was: set it to None")
+    constructor = config.get("optim_wrapper", {}).get("constructor")
+    if constructor and "LayerDecay" in constructor:
+        notes.append(f"optim_wrapper.constructor {constructor} knows the layers of the replaced backbone: remove it")
+    return notes
