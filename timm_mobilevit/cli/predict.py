@@ -4,15 +4,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from .._files import replacing
 from ._errors import print_error
 from ._options import BatchSize, Checkpoint, CropPct, Device, Images, ImgSize, Json, Model, check_model_is_named
 
 if TYPE_CHECKING:
     from ._images import Prediction
+
+T = TypeVar("T")
 
 EXAMPLES = (
     "timm-mobilevit predict cat.jpg --model mobilevitv2_1_0",
@@ -20,10 +23,15 @@ EXAMPLES = (
     "timm-mobilevit predict scans --checkpoint digits",
     "timm-mobilevit predict scan.png --model mobilevitv3_xxs --checkpoint output/train/model_best.pth.tar "
     "--img-size 64 --labels classes.txt",
+    "timm-mobilevit predict photos --config ssdlite_mobilevitv3-xxs --checkpoint ssdlite.pth --out found",
 )
+
+# What says nothing about a detector or segmentor: its config has it.
+_OF_CLASSIFIERS = ("model", "pretrained", "topk", "labels", "img_size", "crop_pct", "batch_size")
 
 
 def predict(
+    context: typer.Context,
     images: Images,
     model: Model = "",
     checkpoint: Checkpoint = None,
@@ -47,11 +55,38 @@ def predict(
     batch_size: BatchSize = 16,
     device: Device = "cpu",
     as_json: Json = False,
+    config: Annotated[
+        str,
+        typer.Option(
+            help="Config of a detector or segmentor, instead of --model: draws boxes or masks. A file, or a name that "
+            "`timm-mobilevit config` lists. Needs the extra mm, --checkpoint and --out.",
+            show_default=False,
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --config: folder to write pictures and predictions.json to.", show_default=False),
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="With --config: smallest score of a detection.")
+    ] = 0.3,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
 ) -> None:
-    """Classify images with the preprocessing that belongs to the weights.
+    """Classify images with the preprocessing that belongs to the weights; with --config, detect or segment.
 
     Images that cannot be read are reported and left out; the exit code is then 1.
     """
+    if config:
+        sources = ((name, context.get_parameter_source(name)) for name in _OF_CLASSIFIERS)
+        given = [name for name, source in sources if source and source.name == "COMMANDLINE"]
+        if given:
+            raise typer.BadParameter(f"--{given[0].replace('_', '-')} is for classifiers, not for a --config")
+        if not checkpoint or not out:
+            raise typer.BadParameter("--config needs weights in --checkpoint and a folder to write to in --out")
+        _predict_dense(images, config, checkpoint, out, min_score, device, as_json, force)
+        return
+    if out or force:
+        raise typer.BadParameter("--out and --force go with --config")
     check_model_is_named(model, checkpoint)
     if checkpoint and not pretrained:
         raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
@@ -78,14 +113,46 @@ def predict(
         raise typer.Exit(1)
 
 
-def _with_progress_bar(predictions: "Iterator[Prediction]", total: int) -> "list[Prediction]":
+def _predict_dense(
+    images: list[Path],
+    config: str,
+    checkpoint: Path,
+    out: Path,
+    min_score: float,
+    device: str,
+    as_json: bool,
+    force: bool,
+) -> None:
+    from ._dense import predict_dense, text_lines
+    from ._export import check_target
+    from ._images import find_images
+
+    check_target(out, force=force)
+    files = find_images(images)
+    predictions = predict_dense(images, files, config, checkpoint, out, min_score=min_score, device=device)
+    entries = _with_progress_bar(predictions, len(files), "Predicting")
+    text = json.dumps({"config": config, "checkpoint": str(checkpoint), "predictions": entries}, indent=2)
+    with replacing(out / "predictions.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(text)
+    for entry in entries:
+        if "error" in entry and not as_json:
+            print_error(f"{entry['image']}: {entry['error']}")
+        elif not as_json:
+            typer.echo("\n".join(text_lines(entry)))
+    if any("error" in entry for entry in entries):
+        raise typer.Exit(1)
+
+
+def _with_progress_bar(predictions: "Iterator[T]", total: int, doing: str = "Classifying") -> "list[T]":
     """All predictions; while they are made, stderr shows a bar if it is a terminal and there is more than one."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)  # stdout holds nothing but the result
     hidden = total == 1 or not console.is_terminal
-    return list(track(predictions, "Classifying", total, console=console, transient=True, disable=hidden))
+    return list(track(predictions, doing, total, console=console, transient=True, disable=hidden))
 
 
 def _show(results: "list[Prediction]", model: str, as_json: bool) -> None:

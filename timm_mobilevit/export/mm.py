@@ -11,14 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from ..configs import find_config
 from ..mm import SSDLiteHead
-from ..mm.convert import convert_state_dict, dataset_meta
+from ..mm.convert import dataset_meta
+from ..mm.loading import load_model
 from ..mm.ssd_head import flatten_levels
-from ..weights.checkpoint import read_checkpoint
 
 
 class ExportableDetector(nn.Module):
@@ -117,20 +115,7 @@ def load_exportable(config: str, checkpoint: str | None = None) -> ExportableDet
         FileNotFoundError: If a file is missing.
         ValueError: If the config is for neither a detector nor a segmentor of ours, or the weights are not its own.
     """
-    path = find_config(config)
-    cfg = Config.fromfile(path)
-    if cfg.get("model", {}).get("backbone", {}).get("type") != "TimmMobileViT":
-        raise ValueError(f"{path} is no config of a detector or segmentor over TimmMobileViT")
-    init_default_scope(cfg.get("default_scope", "mmengine"))
-    model: Any = MODELS.build(cfg.model)
-    if checkpoint is not None:
-        state_dict = read_checkpoint(checkpoint)
-        if not any(key.startswith("backbone.") for key in state_dict):
-            state_dict = convert_state_dict(state_dict, model)
-        try:
-            model.load_state_dict(state_dict)
-        except RuntimeError as error:
-            raise ValueError(f"{checkpoint} does not hold the weights of {path.name}: {error}") from error
+    model, cfg = load_model(config, checkpoint)
     network: Any = ExportableDetector(model) if hasattr(model, "bbox_head") else ExportableSegmentor(model)
     network.export_metadata |= {"architecture": model.backbone.model_name, "labels": list(dataset_meta(cfg)["classes"])}
     network.input_size = (3, *_test_size(cfg))

@@ -1,0 +1,172 @@
+"""``timm-mobilevit predict --config``: pictures and JSON of detectors and segmentors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from typer.testing import CliRunner
+
+pytest.importorskip("mmdet")
+
+from mm_models import theirs_of
+from mmdet.apis import inference_detector, init_detector
+from mmdet.datasets import CocoDataset
+from mmseg.apis import inference_model, init_model
+from mmseg.datasets import PascalVOCDataset
+from pycocotools import mask as rle
+
+from timm_mobilevit.cli import app
+from timm_mobilevit.cli._dense import _picture_names
+from timm_mobilevit.configs import find_config
+from timm_mobilevit.mm.loading import load_model
+
+NAMES = {"detector": "ssdlite_mobilevitv3-xxs", "segmentor": "deeplabv3_mobilevitv3-0.5-d16"}
+# Scores of random weights are below the threshold of the config, and thousands of boxes take long to draw.
+CHANGES = {"detector": "test_cfg=dict(score_thr=0.0, nms_pre=9, max_per_img=12)", "segmentor": ""}
+ARCHITECTURES = {"detector": "mobilevitv3_xxs", "segmentor": "mobilevitv3_0_5"}
+CLASSES = {"detector": CocoDataset.METAINFO["classes"], "segmentor": PascalVOCDataset.METAINFO["classes"]}
+OFF = {"model.backbone.pretrained": False}
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configs")
+    for kind, name in NAMES.items():
+        text = f"_base_ = [{str(find_config(name).resolve())!r}]\nmodel = dict({CHANGES[kind]})\n"
+        (folder / f"{kind}.py").write_text(text)
+    return {kind: folder / f"{kind}.py" for kind in NAMES}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two photographs of different sizes, one in a folder of the folder."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deep").mkdir()
+    china, flower = (Image.fromarray(array) for array in load_sample_images().images)
+    china.resize((160, 100)).save(folder / "china.jpg", quality=95)
+    flower.resize((90, 120)).save(folder / "deep" / "flower.png")
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(NAMES))
+def files(request, configs, tmp_path_factory):
+    """What kind it is, and checkpoints with the same weights: an official one, a converted one, one of a training."""
+    kind = request.param
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    model, _ = load_model(configs[kind])
+    torch.save(theirs_of(model, ARCHITECTURES[kind]), folder / "official.pt")
+    done = run("convert", folder / "official.pt", "--config", NAMES[kind], "--out", folder / "converted.pth")
+    assert done.exit_code == 0, done.output
+    state_dict = torch.load(folder / "converted.pth")["state_dict"]
+    meta = {"epoch": 3, "iter": 12, "dataset_meta": {"classes": ["unused"]}}
+    torch.save({"meta": meta, "state_dict": state_dict, "param_schedulers": [{}]}, folder / "trained.pth")
+    return kind, folder
+
+
+def predict(config, checkpoint, photos, out, *args):
+    done = run("predict", photos, "--config", config, "--checkpoint", checkpoint, "--out", out, *args)
+    assert done.exit_code == 0, done.output
+    return done, json.loads((out / "predictions.json").read_text())["predictions"]
+
+
+def test_three_kinds_of_files_and_what_the_frameworks_find(files, configs, photos, tmp_path):
+    kind, folder = files
+    found = {}
+    for name in ("official.pt", "converted.pth", "trained.pth"):
+        done, found[name] = predict(configs[kind], folder / name, photos, tmp_path / name, "--min-score", 0.0)
+        assert done.stdout.splitlines()[0] == f"{photos / 'china.jpg'} → china.png"
+    assert found["official.pt"] == found["converted.pth"] == found["trained.pth"]
+    assert [entry["picture"] for entry in found["official.pt"]] == ["china.png", "deep/flower.png"]
+
+    path = str(configs[kind])
+    checkpoint = str(folder / "converted.pth")
+    if kind == "detector":
+        theirs = init_detector(path, checkpoint, device="cpu", cfg_options=OFF, palette="random")
+    else:
+        theirs = init_model(path, checkpoint, device="cpu", cfg_options=OFF)
+    for entry in found["official.pt"]:
+        original = Image.open(entry["image"])
+        picture = Image.open(tmp_path / "official.pt" / entry["picture"]).convert("RGB")
+        assert picture.size == original.size == (entry["width"], entry["height"])
+        assert np.abs(np.asarray(picture, float) - np.asarray(original.convert("RGB"), float)).mean() > 1  # drawn on
+        if kind == "detector":
+            wanted = inference_detector(theirs, entry["image"]).pred_instances
+            assert [d["score"] for d in entry["detections"]] == pytest.approx(wanted.scores.tolist(), rel=1e-4)
+            assert [d["index"] for d in entry["detections"]] == wanted.labels.tolist()
+            boxes = torch.tensor([d["box"] for d in entry["detections"]])
+            torch.testing.assert_close(boxes, wanted.bboxes, rtol=1e-4, atol=1e-2)
+        else:
+            wanted = inference_model(theirs, entry["image"]).pred_sem_seg.data[0].numpy()
+            assert sum(segment["pixels"] for segment in entry["segments"]) == wanted.size
+            for segment in entry["segments"]:
+                mask = rle.decode(segment["mask"]).astype(bool)
+                assert (mask == (wanted == segment["index"])).all()
+        names = {found["label"] for found in entry.get("detections") or entry["segments"]}
+        assert names <= set(CLASSES[kind])
+
+
+def test_smallest_score_holds_for_json_and_picture(configs, photos, tmp_path):
+    model, _ = load_model(configs["detector"])
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth")
+    config = configs["detector"]
+    photo = photos / "china.jpg"
+    _, (many,) = predict(config, tmp_path / "model.pth", photo, tmp_path / "many", "--min-score", 0.0)
+    middle = sorted(d["score"] for d in many["detections"])[len(many["detections"]) // 2]
+    _, (few,) = predict(config, tmp_path / "model.pth", photo, tmp_path / "few", "--min-score", middle)
+    assert few["detections"] == [d for d in many["detections"] if d["score"] >= middle]
+    _, (none,) = predict(config, tmp_path / "model.pth", photo, tmp_path / "none", "--min-score", 1.0)
+    assert none["detections"] == []
+    pictures = [(tmp_path / name / "china.png").read_bytes() for name in ("many", "few", "none")]
+    assert len(set(pictures)) == 3
+
+
+def test_images_that_cannot_be_read_are_reported(photos, tmp_path):
+    model, _ = load_model(NAMES["detector"])
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    (tmp_path / "cut.png").write_bytes((photos / "deep" / "flower.png").read_bytes()[:2000])
+    images = (tmp_path / "cut.png", photos / "china.jpg", tmp_path / "missing.png")
+    options = ("--config", NAMES["detector"], "--checkpoint", tmp_path / "model.pth", "--out", tmp_path / "out")
+    done = run("predict", *images, *options, "--json")
+    assert done.exit_code == 1
+    entries = json.loads(done.stdout)["predictions"]
+    assert entries == json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"]
+    assert ["error" in entry for entry in entries] == [True, False, True]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["china.png", "predictions.json"]
+    done = run("predict", *images, *options)
+    assert done.exit_code == 1
+    assert "out is not empty" in done.stderr
+    done = run("predict", *images, *options, "--force")
+    assert [line.split(": ")[1].rpartition("/")[2] for line in done.stderr.splitlines()] == ["cut.png", "missing.png"]
+
+
+def test_bad_calls(photos, tmp_path):
+    config = ("--config", NAMES["detector"])
+    out = ("--out", tmp_path / "out")
+    for arguments, code, message in (
+        ((*config, *out), 2, "needs weights in --checkpoint"),
+        ((*config, "--checkpoint", "model.pth"), 2, "a folder to write to"),
+        ((*config, *out, "--checkpoint", "model.pth", "--topk", 3), 2, "--topk is for classifiers"),
+        ((*config, *out, "--checkpoint", "model.pth", "--model", "mobilevitv1_s"), 2, "--model is for classifiers"),
+        (("--model", "mobilevitv1_s", *out), 2, "go with --config"),
+        ((*config, *out, "--checkpoint", tmp_path / "missing.pth"), 1, "no checkpoint file"),
+        (("--config", "resnet", *out, "--checkpoint", "model.pth"), 1, "no config resnet"),
+    ):
+        done = run("predict", photos, *arguments)
+        assert done.exit_code == code, done.output
+        assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_image_has_a_picture_of_its_own():
+    folder = Path("tests")  # any folder that is there
+    images = [folder / "a" / "1.jpg", folder / "b" / "1.jpg", folder / "b" / "1.png", Path("x/1.jpg"), Path("y/1.png")]
+    assert _picture_names([folder, *images[3:]], images) == ["a/1.png", "b/1.png", "b/1_2.png", "1.png", "1_2.png"]
