@@ -38,7 +38,7 @@ TRIALS = 20  # places tried for a digit before it is left out
 def write_scenes(
     root: str | Path,
     *,
-    train: int = 1000,
+    train: int = 3000,
     val: int = 150,
     size: int = 128,
     digit_sides: tuple[float, float] = (0.35, 0.7),
@@ -203,7 +203,7 @@ def _check_complete(root: Path, counts: dict[str, int], info: dict[str, Any]) ->
 
 def main(
     data: Annotated[Path, typer.Option(file_okay=False, help="Folder, written if missing.")] = DATA,
-    train: Annotated[int, typer.Option(min=1, help="Scenes to train on.")] = 1000,
+    train: Annotated[int, typer.Option(min=1, help="Scenes to train on.")] = 3000,
     val: Annotated[int, typer.Option(min=1, help="Scenes to validate on.")] = 150,
     size: Annotated[int, typer.Option(min=32, help="Side of the square scenes in pixels.")] = 128,
     digit_sides: Annotated[

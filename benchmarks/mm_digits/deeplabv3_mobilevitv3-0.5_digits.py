@@ -80,7 +80,10 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        **data, data_prefix=dict(img_path="img_dir/train", seg_map_path="ann_dir/train"), pipeline=train_pipeline
+        **data,
+        data_prefix=dict(img_path="img_dir/train", seg_map_path="ann_dir/train"),
+        indices=1000,  # of the 3,000 scenes: enough here
+        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(

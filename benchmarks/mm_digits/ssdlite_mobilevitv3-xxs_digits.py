@@ -9,7 +9,7 @@ custom_imports = dict(imports=["timm_mobilevit.mm"], allow_failed_imports=False)
 work_dir = "output/mm/ssdlite"
 
 size = (128, 128)
-epochs = 8
+epochs = 6
 backbone = "output/digits-mobilevitv3_xxs/model.safetensors"
 classes = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 palette = [
@@ -28,13 +28,15 @@ palette = [
 model = dict(
     type="SingleStageDetector",
     data_preprocessor=dict(type="DetDataPreprocessor", mean=[0, 0, 0], std=[255, 255, 255], bgr_to_rgb=True),
-    backbone=dict(type="TimmMobileViT", model_name="mobilevitv3_xxs", pretrained=backbone, out_indices=(3, 4)),
+    # A small image has few cells: with a last stride of 32 some digits have no anchor that overlaps them by half.
+    backbone=dict(
+        type="TimmMobileViT", model_name="mobilevitv3_xxs", pretrained=backbone, out_indices=(3, 4), output_stride=16
+    ),
     neck=dict(type="SSDLiteNeck", in_channels=(80, 128)),
     bbox_head=dict(
         type="SSDLiteHead",
         num_classes=len(classes),
-        # The digits are large.
-        anchor_generator=dict(type="SSDLiteAnchorGenerator", min_ratio=0.25, input_size=size),
+        anchor_generator=dict(type="SSDLiteAnchorGenerator", min_ratio=0.3, input_size=size),
     ),
     train_cfg=dict(
         assigner=dict(
@@ -52,13 +54,18 @@ model = dict(
         neg_pos_ratio=3,
         debug=False,
     ),
-    test_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), score_thr=0.01, nms_pre=200, max_per_img=100),
+    test_cfg=dict(
+        nms=dict(type="nms", iou_threshold=0.5, class_agnostic=True),  # no digit lies on another
+        score_thr=0.01,
+        nms_pre=200,
+        max_per_img=100,
+    ),
 )
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="SSDCrop", min_size=64),
+    dict(type="SSDCrop", modes=(0.0, 0.1), min_scale=0.75, min_size=0),  # half a digit can be another digit
     dict(type="Resize", scale=size, keep_ratio=False),
     dict(type="PhotoMetricDistortion"),
     dict(type="PackDetInputs"),  # not mirrored: that makes other signs

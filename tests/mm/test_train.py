@@ -11,8 +11,11 @@ import mmdet
 import mmseg
 import numpy as np
 import pytest
+import torch
 import typer
+from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -120,6 +123,25 @@ def predictions(folder):
         return [np.asarray(Image.open(file)) for file in masks]
     instances = [sample["pred_instances"] for sample in pickle.loads((folder / "out.pkl").read_bytes())]
     return [instance[key].numpy() for instance in instances for key in ("bboxes", "scores", "labels")]
+
+
+def test_digits_have_anchors(tmp_path):
+    """The detector learns a digit from the anchors that overlap it by half: few, for a small image has few cells."""
+    config = Config.fromfile(ROOT / "benchmarks/mm_digits/ssdlite_mobilevitv3-xxs_digits.py")
+    config.model.backbone.pretrained = False
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model).eval()
+    with torch.inference_mode():
+        maps = model.extract_feat(torch.zeros(1, 3, *config.size))
+    anchors = torch.cat(model.bbox_head.prior_generator.grid_priors([level.shape[-2:] for level in maps], device="cpu"))
+    scenes = write_scenes(tmp_path / "scenes", train=100, val=1, size=config.size[0])
+    boxes = torch.tensor(
+        [box["bbox"] for box in json.loads((scenes / "annotations/train.json").read_text())["annotations"]]
+    )
+    boxes[:, 2:] += boxes[:, :2]  # (x, y, w, h) to corners
+    matches = (bbox_overlaps(boxes.float(), anchors) >= config.model.train_cfg.assigner.pos_iou_thr).sum(dim=1)
+    assert (matches == 0).float().mean() < 0.02
+    assert matches.float().mean() > 10
 
 
 def test_loss_falls_and_checkpoint_is_saved(run):
