@@ -103,6 +103,8 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         self.stages = network.stages[: last + 1]
         self._freeze()
 
+    _is_init: bool  # mmengine's: whether init_weights() has run
+
     def init_weights(self) -> None:
         """Load the pretrained weights, or initialise as ``init_cfg`` says; what has been loaded stays.
 
@@ -135,7 +137,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
             name = f"{arch}.{tag}" if tag else arch
             weights: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
             return weights
-        options = {"file": pretrained} if isinstance(pretrained, str) else dict(pretrained)
+        options = {"file": pretrained} if isinstance(pretrained, str) else dict(pretrained or {})
         return read_weights(arch=arch, tag=tag or None, **options)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

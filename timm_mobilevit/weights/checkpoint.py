@@ -160,12 +160,14 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
 
 def _check_mapping(content: Any, name: str) -> None:
     if isinstance(content, Inert):
-        kind = _some([f"{type(content).__module__}.{type(content).__qualname__}"])
-        raise ValueError(
-            f"{name} holds an object of {kind}, which would have to run code to be read; save the model's state dict"
-        )
+        raise ValueError(f"{name} holds {_object(content)}; save the model's state dict")
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} holds a {type(content).__name__}, expected a state dict or a training checkpoint")
+
+
+def _object(inert: Inert) -> str:
+    kind = _some([f"{type(inert).__module__}.{type(inert).__qualname__}"])
+    return f"an object of {kind}, which would have to run code when read"
 
 
 def _at(content: Any, entry: str) -> Any:
@@ -178,10 +180,12 @@ def _at(content: Any, entry: str) -> Any:
 def _checked(content: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
     """The state dict without the prefixes of wrappers, if a model could use it."""
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    first = next((key for key in strangers if isinstance(content[key], Inert)), "")
     if strangers or not content:
         raise ValueError(
             f"{name} holds no state dict: expected names with tensors, or one of the entries "
             f"{', '.join(_CONTAINERS)}; got {_some(map(str, strangers)) or 'nothing'}"
+            + (f", where {_some([str(first)])} is {_object(content[first])}" if first else "")
         )
     if complaints := [f"{key} {fault}" for key, tensor in content.items() if (fault := _fault(str(key), tensor))]:
         raise ValueError(

@@ -169,7 +169,10 @@ def _load_legacy(file: IO[bytes]) -> Any:
     return content
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     """Python's unpickler in its form without C code: the other one trusts sizes and indices that a file gives.
 
     Args:
@@ -247,7 +250,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(min(size, sys.maxsize))))
 
-    dispatch = dict(pickle._Unpickler.dispatch) | {  # type: ignore[attr-defined]
+    dispatch = dict(_PythonUnpickler.dispatch) | {
         pickle.APPEND[0]: load_append,
         pickle.APPENDS[0]: load_appends,
         pickle.SETITEM[0]: load_setitem,
@@ -262,7 +265,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
 
 def _bytes_of(buffer: bytearray | mmap.mmap, size: int, start: int = 0) -> UntypedStorage:
     if not size:  # which frombuffer refuses
-        return UntypedStorage(0)
+        return UntypedStorage(0)  # type: ignore[no-untyped-call]
     return torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=start).untyped_storage()
 
 

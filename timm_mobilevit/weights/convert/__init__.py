@@ -173,7 +173,7 @@ def convert_state_dict(
         )
     weights, biases = (len(out.get(key, ())) for key in _HEAD)
     if weights != biases:  # PyTorch would tell it only after all else has been loaded
-        raise ValueError(f"the classifier has weights for {weights} classes, but biases for {biases}")
+        raise ValueError(f"{_HEAD[0]} is for {weights} classes, but {_HEAD[1]} for {biases}")
     order = channel_order or layout.channel_order(variant)
     out[_STEM] = _to_rgb(out[_STEM], order)
     return out
