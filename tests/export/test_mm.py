@@ -181,3 +181,39 @@ def test_command(tmp_path):
     assert done.exit_code == 1
     assert "is no config of a detector or segmentor" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["ssdlite.onnx"]
+
+
+class TestClassNames:
+    """Those of the config's test data, as the data set itself finds them; as many as the head has."""
+
+    def load(self, tmp_path, dataset, num_classes=2):
+        cfg = Config.fromfile(find_config("ssdlite_mobilevitv3-xxs"))
+        cfg.model.bbox_head.num_classes = num_classes
+        base = {"pipeline": cfg.test_dataloader.dataset.pipeline}
+        cfg.test_dataloader.dataset = dataset(base)
+        cfg.dump(tmp_path / "config.py")
+        return load_exportable(str(tmp_path / "config.py")).export_metadata["labels"]
+
+    def test_of_the_config(self, tmp_path):
+        data = {"type": "CocoDataset", "metainfo": {"classes": ("cat", "dog")}}
+        assert self.load(tmp_path, lambda base: base | data) == ["cat", "dog"]
+
+    def test_of_a_class_file(self, tmp_path):
+        (tmp_path / "classes.txt").write_text("cat\ndog\n")
+        data = {"type": "CocoDataset", "metainfo": {"classes": str(tmp_path / "classes.txt")}}
+        assert self.load(tmp_path, lambda base: base | data) == ["cat", "dog"]
+
+    def test_a_single_name(self, tmp_path):
+        data = {"type": "CocoDataset", "metainfo": {"classes": "cat"}}
+        assert self.load(tmp_path, lambda base: base | data, num_classes=1) == ["cat"]
+
+    def test_their_number_must_be_the_heads(self, tmp_path):
+        with pytest.raises(ValueError, match=r"the head has 2 classes, but .* names 80: person, bicycle"):
+            self.load(tmp_path, lambda base: base | {"type": "CocoDataset"})
+
+
+def test_metadata_hold_all_settings_of_the_suppression():
+    network = load_exportable("ssdlite_mobilevitv1-s")
+    assert network.export_metadata["max_per_class"] == Config.fromfile(
+        find_config("ssdlite_mobilevitv1-s")
+    ).model.test_cfg.get("max_per_class", -1)

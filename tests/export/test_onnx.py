@@ -4,6 +4,7 @@ import json
 import re
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+import timm_mobilevit
 from timm_mobilevit import MobileViT
 from timm_mobilevit.network.layers import ConvNormAct
 from timm_mobilevit.variants import VARIANTS
@@ -86,6 +88,17 @@ def test_any_batch_and_size_of_every_model(name, tmp_path):
     check_any_batch_and_size(trained_looking(timm.create_model(name, num_classes=10)), tmp_path / "model.onnx")
 
 
+def assert_simple_shapes(graph):
+    """No tensor of more than four dimensions, and no sum over a single axis counted from the end: see ncnn and pnnx."""
+    assert {
+        v.name: len(v.type.tensor_type.shape.dim) for v in graph.value_info if len(v.type.tensor_type.shape.dim) > 4
+    } == {}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type.startswith("Reduce") and len(node.input) > 1:
+            assert constants[node.input[1]] != [-1], node.name
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_fixed_file_is_simple(name, tmp_path):
     """Where all sizes are known there is nothing to compute about them, and no map is resized that need not be."""
@@ -97,7 +110,7 @@ def test_fixed_file_is_simple(name, tmp_path):
     assert not used & {"Shape", "Range", "Resize", "BatchNormalization", "If", "Loop", "NonZero", "Identity"}
     (images,) = model.graph.input
     assert [d.dim_value for d in images.type.tensor_type.shape.dim] == [1, 3, 64, 64]
-    assert all(len(v.type.tensor_type.shape.dim) <= 5 for v in model.graph.value_info)  # Core ML's and NNAPI's limit
+    assert_simple_shapes(model.graph)
     assert not any(tensor.external_data for tensor in model.graph.initializer)
 
 
@@ -337,3 +350,56 @@ class TestCommand:
         done = run(tmp_path, "--random-weights", "--out", tmp_path / "model.onnx")
         assert done.exit_code == 1
         assert "holds weights of its own" in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_is_simple(name, tmp_path):
+    model = trained_looking(timm.create_model(name))
+    export_onnx(model, tmp_path / "model.onnx", dynamic_batch=False, dynamic_size=False)
+    assert_simple_shapes(onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx")).graph)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_traced_model_has_no_large_ranks(name):
+    """What coremltools, pnnx and OpenVINO see of a model that torch.jit.trace recorded."""
+    images = torch.rand(1, 3, 64, 64)
+    model = shallow(name)
+    traced = torch.jit.trace(model, images)
+    torch.testing.assert_close(traced(images), model(images), rtol=1e-4, atol=1e-5)
+    graph = torch.jit.freeze(traced).inlined_graph
+    torch._C._jit_pass_complete_shape_analysis(graph, (images,), False)
+    shapes = [
+        value.type().sizes()
+        for node in graph.nodes()
+        for value in node.outputs()
+        if value.type().kind() == "TensorType"
+    ]
+    assert any(shapes)
+    assert all(len(shape) <= 4 for shape in shapes if shape)
+
+
+def test_file_says_where_it_comes_from_and_nothing_of_the_machine(tmp_path):
+    model = shallow(KINDS[0])
+    export_onnx(model, tmp_path / "model.onnx", input_size=(3, 64, 64))
+    proto = onnx.load(tmp_path / "model.onnx")
+    assert (proto.producer_name, proto.producer_version) == ("timm-mobilevit", timm_mobilevit.__version__)
+    assert proto.ir_version == 8
+    content = (tmp_path / "model.onnx").read_bytes()
+    for text in ("stack_trace", "site-packages", str(Path(__file__).parents[2]), ".py"):
+        assert text.encode() not in content
+
+
+def test_class_names(tmp_path):
+    options = {"input_size": (3, 64, 64), "dynamic_size": False, "check": False}
+    published = timm.create_model(KINDS[0])
+    export_onnx(published, tmp_path / "published.onnx", **options)
+    names = metadata_of(tmp_path / "published.onnx")["labels"]
+    assert (len(names), names[0]) == (1000, "tench, Tinca tinca")
+    own = timm.create_model(KINDS[0], num_classes=2)
+    export_onnx(own, tmp_path / "own.onnx", **options)
+    assert "labels" not in metadata_of(tmp_path / "own.onnx")
+    export_onnx(own, tmp_path / "own.onnx", labels=["cat", "dog"], **options)
+    assert metadata_of(tmp_path / "own.onnx")["labels"] == ["cat", "dog"]
+    with pytest.raises(ValueError, match="got 3 labels, but the model has 2 classes"):
+        export_onnx(own, tmp_path / "own.onnx", labels=["cat", "dog", "cow"], **options)

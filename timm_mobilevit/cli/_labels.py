@@ -7,6 +7,8 @@ from typing import Any
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
+from ..export._labels import known_class_names
+
 
 def class_names(model: nn.Module, labels: Path | None = None) -> list[str]:
     """One name per class.
@@ -27,17 +29,10 @@ def class_names(model: nn.Module, labels: Path | None = None) -> list[str]:
         if len(names) != count:
             raise ValueError(f"{labels} names {len(names)} classes, but the model has {count}")
         return names
-    cfg: Any = model.pretrained_cfg
-    own = cfg.get("label_names")
-    if own:
-        descriptions = cfg.get("label_descriptions") or {}
-        # A dictionary has gaps; JSON made strings of its keys.
-        keyed = {int(k): v for k, v in own.items()} if isinstance(own, dict) else dict(enumerate(own))
-        return [str(descriptions.get(keyed.get(i), keyed.get(i, i))) for i in range(count)]
+    if known := known_class_names(model):
+        return known
     subset = infer_imagenet_subset(model)
-    if subset:
-        return list(ImageNetInfo(subset).label_descriptions())
-    return [str(i) for i in range(count)]
+    return list(ImageNetInfo(subset).label_descriptions()) if subset else [str(i) for i in range(count)]
 
 
 def read_labels(path: Path) -> list[str]:

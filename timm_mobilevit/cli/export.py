@@ -86,6 +86,10 @@ def export(
             show_default=False,
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Class names: a text file with one per line, or JSON. For ONNX and Core ML."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Write a model for another runtime.
@@ -100,6 +104,8 @@ def export(
         raise typer.BadParameter("--backbone takes a model, not a --config")
     if int8 != (calibration is not None):
         raise typer.BadParameter("--int8 and --calibration go together: ranges are measured on images")
+    if labels and (config or backbone or to is Format.executorch):
+        raise typer.BadParameter("--labels is for classifiers, in ONNX and Core ML")
     if weight_type and not int8:
         raise typer.BadParameter("--weight-type goes with --int8")
     if to is not Format.onnx and (static or fixed_size or int8):
@@ -125,7 +131,7 @@ def export(
         from ..export.coreml import export_coreml
         from ._labels import class_names
 
-        names = class_names(network) if getattr(network, "num_classes", 0) else None
+        names = class_names(network, labels) if getattr(network, "num_classes", 0) else None
         export_coreml(network, out, input_size=size, labels=names)
     elif to is Format.executorch:
         from ..export.executorch import export_executorch
@@ -141,8 +147,15 @@ def export(
             dynamic_batch=not static,
             dynamic_size=not static and not fixed_size,
             opset=opset,
+            labels=_read_labels(labels) if labels else None,
         )
     typer.echo(f"Wrote {out}: images of {size[1]}×{size[2]} pixels with {size[0]} channels.")
+
+
+def _read_labels(path: Path) -> list[str]:
+    from ._labels import read_labels
+
+    return read_labels(path)
 
 
 def _load_model(name: str, checkpoint: Path | None, random_weights: bool) -> "nn.Module":

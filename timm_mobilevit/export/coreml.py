@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._labels import known_class_names
 from ._program import trace
 from .onnx import output_names
 
@@ -37,7 +38,8 @@ def export_coreml(
         model: A timm model, a ``features_only`` one, or a network of ``timm_mobilevit.export.mm``.
         path: Package to write, a directory that ends in ``.mlpackage``; an existing one is replaced.
         input_size: Channels (3 for RGB, 1 for grey), height and width of the image.
-        labels: Names of the classes; by default those that the model's configuration records, if any.
+        labels: Names of the classes; by default those that the model's configuration records or, for published
+            weights, ImageNet's.
         half_precision: Whether to compute in float16, which Apple's neural engine needs; otherwise in float32.
 
     Raises:
@@ -59,7 +61,7 @@ def export_coreml(
     if input_size[0] not in colours:
         raise ValueError(f"Core ML takes images of one channel or three, got input_size={input_size!r}")
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or getattr(model, "export_metadata", {})
-    names = _class_names(model, cfg, labels)
+    names = known_class_names(model, labels)
 
     program = trace(_WithPreprocessing(model, cfg, probabilities=names is not None), input_size)
     outputs = output_names(model, len(program.graph_signature.user_outputs))
@@ -102,16 +104,3 @@ class _WithPreprocessing(nn.Module):
     def forward(self, x: Tensor) -> Any:
         x = self.model((x - self.mean) / self.std if self.normalize else x)
         return x.softmax(-1) if self.probabilities else x
-
-
-def _class_names(model: nn.Module, cfg: dict[str, Any], labels: Sequence[str] | None) -> list[str] | None:
-    """Names of the classes if the model is a classifier and they are known."""
-    classes = getattr(model, "num_classes", 0)
-    names = labels if labels is not None else cfg.get("label_names") if classes else None
-    if isinstance(names, dict):  # timm allows gaps there; JSON made strings of its keys
-        names = [names.get(i, names.get(str(i), str(i))) for i in range(classes)]
-    if names is None:
-        return None
-    if len(names) != classes:
-        raise ValueError(f"got {len(names)} labels, but the model has {classes} classes")
-    return [str(name) for name in names]

@@ -25,8 +25,8 @@ class ExportableDetector(nn.Module):
     Boxes are fractions of the image, so that they can be multiplied by the width and height of the original picture:
     the detector sees it squashed to a square. They are not clipped, as in the reference, which clips after the
     suppression. To get mmdet's detections: of each class the ``nms_pre`` best scores above ``score_thr``; suppression
-    per class with ``iou_threshold``, on boxes in pixels; of all classes the ``max_per_img`` best; clip to the image. An
-    exported file has these settings in its metadata.
+    per class with ``iou_threshold``, on boxes in pixels; of each class the ``max_per_class`` best; of all classes the
+    ``max_per_img`` best; clip to the image. An exported file has these settings in its metadata; -1 stands for all.
 
     Args:
         detector: A ``SingleStageDetector`` with a ``SSDLiteHead``.
@@ -54,6 +54,7 @@ class ExportableDetector(nn.Module):
             "score_thr": test_cfg.get("score_thr", 0.0),
             "nms_pre": test_cfg.get("nms_pre", -1),
             "iou_threshold": test_cfg["nms"]["iou_threshold"],
+            "max_per_class": test_cfg.get("max_per_class", -1),
             "max_per_img": test_cfg.get("max_per_img", -1),
         }
 
@@ -117,7 +118,10 @@ def load_exportable(config: str, checkpoint: str | None = None) -> ExportableDet
     """
     model, cfg = load_model(config, checkpoint)
     network: Any = ExportableDetector(model) if hasattr(model, "bbox_head") else ExportableSegmentor(model)
-    network.export_metadata |= {"architecture": model.backbone.model_name, "labels": list(dataset_meta(cfg)["classes"])}
+    network.export_metadata |= {
+        "architecture": model.backbone.model_name,
+        "labels": _labels(cfg, network.head.num_classes),
+    }
     network.input_size = (3, *_test_size(cfg))
     return network.eval()  # type: ignore[no-any-return]
 
@@ -129,6 +133,21 @@ def _test_size(cfg: Config) -> tuple[int, int]:
             width, height = step.scale
             return (min(height, width),) * 2 if step.get("keep_ratio") else (height, width)
     raise ValueError("the config resizes no image in its test pipeline; expected a step Resize")
+
+
+def _labels(cfg: Config, count: int) -> list[str]:
+    """Names of the classes of the data that the config tests on, as the data set itself finds them.
+
+    Raises:
+        ValueError: If they are not as many as the head has classes.
+    """
+    names = list(dataset_meta(cfg).get("classes", ()))
+    if len(names) != count:
+        raise ValueError(
+            f"the head has {count} classes, but the test data set of the config names {len(names)}"
+            f"{': ' + ', '.join(names[:5]) if names else ''}; set metainfo=dict(classes=(...)) in its data set"
+        )
+    return names
 
 
 # Of mmengine's preprocessor, on which mmdet's and newer releases of mmseg's stand, and of older ones of mmseg's.

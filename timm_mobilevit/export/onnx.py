@@ -1,4 +1,4 @@
-"""ONNX: one self-contained file in the standard operators, compared with PyTorch before it is left behind."""
+"""ONNX: one self-contained file in the standard operators, compared with PyTorch before it is put in place."""
 
 import copy
 import json
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .._files import replacing
+from .._version import __version__
 from ..inference.optimize import optimize_for_inference
+from ._labels import known_class_names
 from ._program import check_input_size
 
 OLDEST_OPSET = 18  # what torch's exporter writes; it only converts to others
 TOLERANCE = 1e-4  # of the standard deviation of an output
+_IR_VERSION = 8
 
 _CFG_KEYS = ("architecture", "tag", "mean", "std", "interpolation", "crop_pct", "crop_mode", "license")
 
@@ -29,6 +32,7 @@ def export_onnx(
     dynamic_batch: bool = True,
     dynamic_size: bool = True,
     opset: int = OLDEST_OPSET,
+    labels: Sequence[str] | None = None,
     check: bool = True,
 ) -> None:
     """Write a model as ONNX, for inference.
@@ -36,8 +40,8 @@ def export_onnx(
     The model is optimised first (batch norms folded into convolutions) and is itself left as it is. The file has the
     input ``images`` [batch, channels, height, width], and as outputs ``logits`` (``features`` without a classifier),
     ``feature_0``, ``feature_1``, … for a model that returns a list of maps, or what the model's ``output_names`` say.
-    Its metadata hold what ``pretrained_cfg`` says of the architecture, the preprocessing and the class names, each as
-    JSON.
+    Its metadata hold what ``pretrained_cfg`` says of the architecture and the preprocessing, and the class names if
+    they are known, each as JSON.
 
     A file for any image size has more nodes, which compute sizes. Where the size is known, fix it.
 
@@ -48,6 +52,8 @@ def export_onnx(
         dynamic_batch: Whether the file takes any number of images; otherwise one.
         dynamic_size: Whether the file takes images of any size; otherwise ``input_size``.
         opset: Version of the standard operators, 18 or newer.
+        labels: Names of the classes; by default those that the model's configuration records or, for published
+            weights, ImageNet's.
         check: Whether to validate the file, and to compare it with PyTorch in ONNX Runtime at ``input_size`` and, where
             something is dynamic, at another batch and size: within 1e-4 of the standard deviation of each output.
 
@@ -86,10 +92,10 @@ def export_onnx(
         dynamic_size=dynamic_size,
         opset=opset,
     )
-    program.model.metadata_props.update(_metadata(model, input_size))
+    metadata = _metadata(model, input_size, labels)
 
     with replacing(Path(path)) as temporary:
-        program.save(temporary, external_data=False)
+        _save(program.model_proto, temporary, metadata)
         if check:
             check_onnx(temporary, reference, shapes)
 
@@ -219,13 +225,28 @@ def _translate(
             ) from error
 
 
-def _metadata(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, str]:
+def _save(proto: Any, path: Path, metadata: dict[str, str]) -> None:
+    """Write a file that says where it comes from, and nothing about the machine that it was made on."""
+    import onnx
+
+    proto.producer_name, proto.producer_version = "timm-mobilevit", __version__
+    # Older runtimes and compilers for NPUs refuse newer ones (onnxruntime#20559); nothing in the file needs more.
+    proto.ir_version = min(proto.ir_version, _IR_VERSION)
+    # torch's exporter writes the stack trace of each node, with the paths of the machine.
+    for part in (proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    proto.doc_string = ""
+    onnx.helper.set_model_props(proto, metadata)
+    onnx.save(proto, os.fspath(path))
+
+
+def _metadata(model: nn.Module, input_size: tuple[int, int, int], labels: Sequence[str] | None) -> dict[str, str]:
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     values = {key: cfg[key] for key in _CFG_KEYS if cfg.get(key)}
     values["input_size"] = list(input_size)
-    labels = cfg.get("label_names")
-    if labels and getattr(model, "num_classes", 0):
-        values["labels"] = labels
+    if names := known_class_names(model, labels):
+        values["labels"] = names
     info: Any = getattr(model, "feature_info", None)
     if info is not None and not hasattr(model, "num_classes"):
         values["feature_reductions"] = info.reduction()

@@ -191,13 +191,16 @@ def dataset_meta(config: Any) -> dict[str, Any]:
     data = cfg.get("test_dataloader", {}).get("dataset")
     if data is None:
         return {}
+    while "dataset" in data or "datasets" in data:  # RepeatDataset, ConcatDataset and other wrappers
+        data = data["dataset"] if "dataset" in data else data["datasets"][0]
     with DATASETS.switch_scope_and_registry(None) as registry:  # mmdet's or mmseg's, as the config says
-        known = registry.get(data.type).METAINFO
-    meta = {**known, **data.get("metainfo", {})}
+        kind = registry.get(data.type)
+    known, meta = kind.METAINFO, kind._load_metainfo(data.get("metainfo"))  # which also reads files of class names
     if not meta.get("classes"):
         return {}
-    classes = tuple(str(name) for name in meta["classes"])
+    names = meta["classes"]
+    classes = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
     palette = [[int(value) for value in colour] for colour in meta.get("palette") or ()]
-    if classes != tuple(known.get("classes") or ()) and "palette" not in data.get("metainfo", {}):
+    if classes != tuple(known.get("classes") or ()) and "palette" not in (data.get("metainfo") or {}):
         palette = []  # the data set's own colours are those of other classes
     return {"classes": classes, **({"palette": palette} if palette else {})}

@@ -81,7 +81,7 @@ class MultiHeadAttention(nn.Module):
         if self.fused_attn and not is_exporting():
             x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop.p if self.training else 0.0)
         else:
-            weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # [batch, heads, N, N]
+            weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=3)  # [batch, heads, N, N]
             x = self.attn_drop(weights) @ v
         x = x.transpose(1, 2).flatten(2)  # [batch, N, d]
         if in_one_row:
@@ -131,9 +131,10 @@ class SeparableAttention(nn.Module):
     def forward(self, x: Tensor, patch_h: int, patch_w: int) -> Tensor:
         """Attend over the patches of a map [B, dim, H, W]."""
         B, _, H, W = x.shape
+        # A sum over the axis -1 alone is lost when pnnx converts it for ncnn, hence 3.
         if patch_w == 1 and patch_h == H:  # every row is a phase: Equation 4 as it is printed
             query, key, value = self.qkv_proj(x).split([1, self.dim, self.dim], dim=1)  # [B, 1 or d, P, N]
-            context = (key * self.attn_drop(query.softmax(dim=-1))).sum(dim=-1, keepdim=True)  # [B, d, P, 1]
+            context = (key * self.attn_drop(query.softmax(dim=3))).sum(dim=3, keepdim=True)  # [B, d, P, 1]
             return self.proj_drop(self.out_proj(F.relu(value) * context))  # type: ignore[no-any-return]
         qkv = self.qkv_proj(x).permute(0, 2, 3, 1)  # [B, H, W, 1 + 2d]
         query, key, value = qkv.split([1, self.dim, self.dim], dim=-1)

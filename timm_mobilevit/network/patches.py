@@ -2,7 +2,7 @@
 
 Letters: B batch, C channels, H×W map, ph×pw patch, P = ph·pw pixels in a patch, nh×nw grid of patches, N = nh·nw
 patches. The *phase* of a pixel is its place inside its patch; attention never mixes phases. Maps are channels-last
-here, [B, H, W, C]: patches and phases are then views, and no tensor has more than five dimensions.
+here, [B, H, W, C]: patches and phases are then views, and no tensor has more than five dimensions (in an export, four).
 """
 
 import torch.nn.functional as F
@@ -75,6 +75,10 @@ def unfold_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
     """
     B, H, W, C = x.shape
     nh, nw = H // patch_h, W // patch_w
+    if is_exporting():  # in two steps, rows and then columns: many runtimes have no tensors of five dimensions
+        x = x.reshape(B * nh, patch_h, W, C).transpose(0, 1)  # [ph, B·nh, W, C]
+        x = x.reshape(patch_h, B * nh * nw, patch_w, C).transpose(1, 2)  # [ph, pw, B·N, C]
+        return x.reshape(patch_h * patch_w * B, nh * nw, C)  # [P·B, N, C]
     x = x.reshape(B * nh, patch_h, nw, patch_w, C)  # [B·nh, ph, nw, pw, C]
     x = x.permute(1, 3, 0, 2, 4)  # [ph, pw, B·nh, nw, C]
     return x.reshape(patch_h * patch_w * B, nh * nw, C)  # [P·B, N, C]
@@ -100,6 +104,10 @@ def fold_phases(tokens: Tensor, patch_h: int, patch_w: int, height: int, width: 
     """
     C = tokens.shape[-1]
     nw = width // patch_w
+    if is_exporting():  # columns and then rows, as above
+        x = tokens.reshape(patch_h, patch_w, -1, C).transpose(1, 2)  # [ph, B·N, pw, C]
+        x = x.reshape(patch_h, -1, width, C).transpose(0, 1)  # [B·nh, ph, W, C]
+        return x.reshape(-1, height, width, C)  # [B, H, W, C]
     x = tokens.reshape(patch_h, patch_w, -1, nw, C)  # [ph, pw, B·nh, nw, C]
     x = x.permute(2, 0, 3, 1, 4)  # [B·nh, ph, nw, pw, C]
     return x.reshape(-1, height, width, C)  # [B, H, W, C]
@@ -141,8 +149,9 @@ def phases_to_rows(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
     """
     B, C, H, W = x.shape
     nh, nw = H // patch_h, W // patch_w
-    x = x.reshape(B * C, nh, patch_h, nw, patch_w)  # [B·C, nh, ph, nw, pw]
-    x = x.permute(0, 2, 4, 1, 3)  # [B·C, ph, pw, nh, nw]
+    # In two steps, rows and then columns: many runtimes have no tensors of five dimensions.
+    x = x.reshape(B * C, nh, patch_h, W).transpose(1, 2)  # [B·C, ph, nh, W]
+    x = x.reshape(B * C * patch_h, nh * nw, patch_w).transpose(1, 2)  # [B·C·ph, pw, N]
     return x.reshape(B, C, patch_h * patch_w, nh * nw)  # [B, C, P, N]
 
 
@@ -164,7 +173,7 @@ def rows_to_phases(x: Tensor, patch_h: int, patch_w: int, height: int, width: in
         >>> torch.equal(rows_to_phases(phases_to_rows(x, 2, 3), 2, 3, 4, 6), x)
         True
     """
-    B, C = x.shape[0], x.shape[1]
-    x = x.reshape(B * C, patch_h, patch_w, height // patch_h, width // patch_w)  # [B·C, ph, pw, nh, nw]
-    x = x.permute(0, 3, 1, 4, 2)  # [B·C, nh, ph, nw, pw]
+    B, C, nh = x.shape[0], x.shape[1], height // patch_h
+    x = x.reshape(B * C * patch_h, patch_w, nh * (width // patch_w)).transpose(1, 2)  # [B·C·ph, N, pw]
+    x = x.reshape(B * C, patch_h, nh, width).transpose(1, 2)  # [B·C, nh, ph, W]
     return x.reshape(B, C, height, width)  # [B, C, H, W]
