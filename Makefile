@@ -9,7 +9,7 @@ TORCH := 'torch<2.13'
 export OMP_WAIT_POLICY ?= PASSIVE
 
 # The core suite: what needs no extra.
-CORE := -m "not long" --ignore-glob='*/mm*' --ignore-glob='*/test_mm*' \
+CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/test_mm*' \
     --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py
 
 # A process per core, each with the tests of whole files, for those share what is slow to make.
@@ -52,7 +52,7 @@ demo: $(VENV)/.installed-demo  ## fine-tune mobilevitv3_xxs on real digit scans,
 	$(BIN)/python -m benchmarks.digits
 
 test: $(VENV)/.installed-test  ## run the whole suite, but for what is marked long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=95
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long and not browser" $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-long: $(VENV)/.installed-test  ## run what is marked long
 	$(BIN)/python -m pytest -m long
