@@ -75,7 +75,7 @@ def test_stages_are_joined_where_that_saves_work(name):
     model = build(name, num_classes=10)
     fast = optimize_for_inference(model)
     whole = convolutions(fast.stages.early) + convolutions(fast.stages.late)
-    each = convolutions(fast.stages.stages)
+    each = convolutions(nn.ModuleList(fast.stages))
     # The stages of v2 end without activation or shortcut; so does the first stage of all that are named by a width,
     # and there alone the convolution in between is not narrower than both its neighbours.
     block = get_variant(name).block
@@ -136,11 +136,13 @@ def test_joined_and_single_stages_are_the_same_layers(name):
     fast = optimize_for_inference(model)
     linear = [module for module in fast.modules() if isinstance(module, nn.Linear)]
     assert len(linear) == sum(isinstance(module, nn.Linear) for module in model.modules())
-    singles = set(convolutions(fast.stages.stages))
+    singles = set(convolutions(nn.ModuleList(fast.stages)))
     products = [conv for conv in convolutions(fast.stages) if conv not in singles]
+    names = [key for key, _ in fast.named_parameters(remove_duplicate=False)]
+    assert len(names) == len(list(fast.parameters()))  # passes that walk through the children meet no layer twice
     assert len(convolutions(fast)) == len(convolutions(model)) + len(products)
     assert len(products) <= 4
-    for module in linear or convolutions(fast.stages.stages[2][1].transformer):
+    for module in linear or convolutions(fast.stages[2][1].transformer):
         module.weight.mul_(1.5)
     x = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():

@@ -1,8 +1,8 @@
 """The stages of a network as one sequence, with adjacent 1×1 convolutions multiplied into one."""
 
 import copy
-from collections.abc import Iterator
-from itertools import chain, pairwise, takewhile
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, chain, islice, takewhile
 
 import torch
 from torch import Tensor, nn
@@ -38,24 +38,44 @@ class JoinedStages(nn.Module):
 
     def __init__(self, stages: nn.Sequential) -> None:
         super().__init__()
-        self.stages = stages
-        # The blocks themselves, except those whose first or last convolution is joined: these are new blocks around the
-        # same layers, so replacing or quantising a layer changes both. Only the products are new.
-        joined: list[list[nn.Module]] = [list(stage.children()) for stage in stages]
-        for before, after in pairwise(joined):
-            before[-1], after[0] = _join(before[-1], after[0])
-        early = len(list(takewhile(all_inverted_residuals, stages)))
-        self.early = nn.Sequential(*chain(*joined[:early]))
-        self.late = nn.Sequential(*(nn.Sequential(*blocks) for blocks in joined[early:]))
+        blocks: list[nn.Module] = [block for stage in stages for block in stage.children()]
+        self.lengths = [len(list(stage.children())) for stage in stages]
+        # Every layer is in the tree of modules once, for passes that replace or quantise what they find, such as
+        # torchao's, fail at what they have changed already. A joined block is a shell of its own around the same
+        # layers; these are the layers that only a single stage has, and where in which block they belong.
+        self.places: list[tuple[int, str]] = []
+        self.single = nn.ModuleList()
+        for last in [end - 1 for end in accumulate(self.lengths)][:-1]:
+            before, after = blocks[last], blocks[last + 1]
+            if (joint := _joint(before, after)) is not None:
+                name, product = joint
+                first = after.get_submodule("conv1_1x1")
+                self.places += [(last, name), (last + 1, "conv1_1x1")]
+                self.single += [before.get_submodule(name), first]
+                blocks[last] = _with(before, name, nn.Identity())
+                blocks[last + 1] = _with(after, "conv1_1x1", _with(first, "conv", product))
+        joined = self._by_stage(blocks)
+        self.number_early = len(list(takewhile(all_inverted_residuals, stages)))
+        self.early = nn.Sequential(*chain(*joined[: self.number_early]))
+        self.late = nn.Sequential(*joined[self.number_early :])
 
     def __len__(self) -> int:
-        return len(self.stages)
+        return len(self.lengths)
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self.stages)
+        blocks = [*self.early, *chain(*self.late)]
+        for (index, name), layer in zip(self.places, self.single, strict=True):
+            blocks[index] = _with(blocks[index], name, layer)
+        for number, stage in enumerate(self._by_stage(blocks)):
+            as_early = number < self.number_early and not isinstance(self.early, nn.Sequential)
+            yield _with(self.early, "module", stage) if as_early else stage  # image by image, where those are
 
     def __getitem__(self, index: int) -> nn.Module:
-        return self.stages[index]
+        return list(self)[index]
+
+    def _by_stage(self, blocks: Iterable[nn.Module]) -> list[nn.Sequential]:
+        rest = iter(blocks)
+        return [nn.Sequential(*islice(rest, length)) for length in self.lengths]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the input of the first stage to the output of the last."""
@@ -68,23 +88,22 @@ def all_inverted_residuals(stage: nn.Module) -> bool:
     return len(blocks) > 0 and all(isinstance(block, InvertedResidual) for block in blocks)
 
 
-def _join(before: nn.Module, after: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Multiply the last convolution of a block into the first of the next, if that is exact and saves work."""
+def _joint(before: nn.Module, after: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    """The name of the last convolution of a block and its product with the first of the next, if that saves work."""
     if isinstance(before, InvertedResidual) and not before.has_shortcut:
         name = "conv3_1x1"
     elif isinstance(before, SeparableMobileViTBlock) and not before.v3_fusion:
-        name = "conv_proj"  # a map that is resized after it can be resized before: both are linear
+        name = "conv_proj"  # a map that is brought back to size after it can be so before: both are linear
     else:
-        return before, after
+        return None
     if not isinstance(after, InvertedResidual) or after.has_shortcut:
-        return before, after
+        return None
     inner, outer = _lone_conv(getattr(before, name)), _lone_conv(after.conv1_1x1)
     if inner is None or outer is None:
-        return before, after
+        return None
     if inner.in_channels * outer.out_channels > inner.weight.numel() + outer.weight.numel():
-        return before, after
-    first = _with(after.conv1_1x1, "conv", _product(inner, outer))
-    return _with(before, name, nn.Identity()), _with(after, "conv1_1x1", first)
+        return None
+    return name, _product(inner, outer)
 
 
 def _with(module: nn.Module, name: str, child: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """Copies of trained models for inference: they compute the same in less time and cannot be trained."""
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from timm.layers import DropPath
@@ -77,6 +78,9 @@ class ImageWise(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.module)  # type: ignore[call-overload, no-any-return]  # the parts of a sequence
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the module to a batch of images or maps."""
