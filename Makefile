@@ -23,7 +23,7 @@ endef
 export MMCV_NOTICE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-min test-newest test-docs test-timm audit dist lint format docs tables
+.PHONY: help demo test test-long test-min test-newest test-consumers test-docs test-timm audit dist lint format docs tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +71,14 @@ test-newest:  ## run the core tests with the newest torch
 
 test-docs: docs $(VENV)/.installed-test  ## look at every page of the site in Chromium
 	$(BIN)/python -m pytest tests/docs -m browser
+
+test-consumers:  ## run tools that take timm's models, newest releases, with ours and timm's; write docs/compatibility.md
+	$(PYTHON) -m venv .venv-consumers
+	.venv-consumers/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+	    -r tests/consumers/requirements.txt -e .
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-consumers/bin/python -m pytest tests/consumers --numprocesses auto \
+	    --junit-xml build/consumers.xml
+	.venv-consumers/bin/python tests/consumers/write_page.py build/consumers.xml docs/compatibility.md
 
 audit: $(VENV)/.installed-dev  ## look for known vulnerabilities in what is installed
 	$(BIN)/pip-audit --skip-editable

@@ -40,7 +40,7 @@ DOCUMENTS = [ROOT / "README.md", *PAGES]
 IDS = [path.name for path in DOCUMENTS]
 COMMANDS = ("bash", "python")
 OTHER_LANGUAGES = ("json", "text", "yaml")
-NEEDS = ("network", "GPU", "ImageNet", "COCO", "ADE20K", "VOC", "timm's scripts")
+NEEDS = ("network", "GPU", "ImageNet", "COCO", "ADE20K", "VOC", "timm's scripts", "the tool")
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "coreml": ("coremltools",),
