@@ -6,6 +6,7 @@ the pretrained table by the name ``default_cfgs`` in this module.
 
 from typing import Any
 
+from timm.layers import to_2tuple
 from timm.models import build_model_with_cfg, register_model
 
 from .network.model import MobileViT, take_indices
@@ -30,6 +31,9 @@ def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> MobileViT:
         pretrained_filter_fn=checkpoint_filter_fn,
         **kwargs,
     )
+    if kwargs.get("img_size"):  # timm goes on recommending the size of the pretrained weights where models take any
+        size = to_2tuple(kwargs["img_size"])
+        model.pretrained_cfg["input_size"] = (model.pretrained_cfg["input_size"][0], *size)
     if not given:
         model.pretrained_cfg.pop("state_dict", None)  # what resolve_weights read; it would stay in memory twice
     return model  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ patches. The *phase* of a pixel is its place inside its patch; attention never m
 here, [B, H, W, C]: patches and phases are then views, and no tensor has more than five dimensions (in an export, four).
 """
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from .modes import is_exporting, is_transformed
@@ -43,7 +43,7 @@ def resize(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     known = isinstance(height, int) and isinstance(width, int)
     if known and height == x.shape[-2] and width == x.shape[-1]:
         return x
-    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
+    return torch.nn.functional.interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
 
 
 def to_channels_last(x: Tensor) -> Tensor:
