@@ -35,7 +35,6 @@ def _identity(module: nn.Module) -> nn.Module:
 
 # What replaces an optimisation of the copy for inference, by the name of the class that it is.
 INFERENCE: dict[str, Callable[[], Any]] = {
-    "PointwiseConv2d": lambda: patch.object(optimize.PointwiseConv2d, "fits", lambda module: False),
     "ImageWise": lambda: patch.object(optimize, "ImageWise", _identity),
     "JoinedStages": lambda: patch.object(optimize, "JoinedStages", _identity),
 }
