@@ -59,7 +59,7 @@ def test_models_and_links_exist():
     names = []
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        names += re.findall(r"(?:\"|--(?:model|arch) |info )(mobilevitv[123]_\w+)", text)
+        names += re.findall(r"(?:\"|--(?:model|arch) |info )(mobilevitv[123]_\w*[a-z0-9])\b(?!_)", text)
         for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
             assert (document.parent / link).exists(), f"{document}: {link}"
     assert len(names) > 10
