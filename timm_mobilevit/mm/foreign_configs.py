@@ -47,6 +47,7 @@ def use_backbone(
         >>> from mmengine.config import Config
         >>> model = dict(
         ...     type="RetinaNet",
+        ...     data_preprocessor=dict(type="DetDataPreprocessor"),
         ...     backbone=dict(type="ResNet", depth=18, out_indices=(1, 2, 3)),
         ...     neck=dict(type="FPN", in_channels=[128, 256, 512], out_channels=64, num_outs=5),
         ... )
