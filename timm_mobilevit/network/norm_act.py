@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .modes import is_traced, is_transformed
 
-# Where the fused step was compared with the modules; elsewhere the modules run (benchmarks/gpu.py compares on CUDA).
+# Where the fused step was run and compared with the modules; elsewhere, on CUDA too, the modules run.
 _DEVICES = ("cpu",)
 
 
