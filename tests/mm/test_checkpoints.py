@@ -1,19 +1,24 @@
 """Checkpoints of MMEngine's runner, read by every door: they mean the weights that the runner evaluates."""
 
+import collections
 import json
+from pickle import UnpicklingError
 
+import numpy as np
 import pytest
 import timm
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
+from timm_mobilevit.mm.checkpoint_loader import reading_without_running
 from timm_mobilevit.mm.convert import dataset_meta
 from timm_mobilevit.weights.checkpoint import open_checkpoint
 
@@ -109,3 +114,123 @@ def test_meta_names_the_classes():
     del cfg.test_dataloader.dataset["metainfo"]
     meta = dataset_meta(cfg)
     assert len(meta["classes"]) == len(meta["palette"]) == 80
+
+
+@reading_without_running
+def upstreams(filename, map_location=None):
+    """What MMEngine 0.10.7 does, with any PyTorch."""
+    return torch.load(filename, map_location=map_location, weights_only=True)
+
+
+def same(one, other):
+    """Whether two checkpoints hold equal values of equal types."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, HistoryBuffer):
+        return one.max_length == other.max_length and same(one.data, other.data)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    return one == other
+
+
+class TestLoader:
+    """Checkpoints where MMEngine's own loader fails: on PyTorch 2.6 and newer its releases up to 0.10.7 do."""
+
+    def test_is_registered(self):
+        assert CheckpointLoader._schemes[""].__wrapped__.__module__ == "mmengine.runner.checkpoint"
+
+    def test_what_the_runner_wrote(self, trained):
+        file, _, _ = trained
+        expected = torch.load(file, weights_only=False)
+        assert isinstance(expected["message_hub"]["log_scalars"]["train/loss"], HistoryBuffer)
+        loaded = upstreams(str(file))
+        assert same(loaded, expected)
+        loss = loaded["message_hub"]["log_scalars"]["train/loss"]
+        loss.update(1.0)
+        assert loss.statistics("current") == 1.0
+
+    def test_numbers_of_numpy(self, tmp_path):
+        content = {
+            "scalars": [np.float32(0.5), np.int64(-3), np.bool_(True)],
+            "arrays": [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3, 2)), np.zeros((0, 4), np.int16)],
+            "big_endian": np.arange(3, dtype=">i4"),
+        }
+        torch.save(content, tmp_path / "numbers.pth")
+        loaded = upstreams(tmp_path / "numbers.pth")
+        assert same(loaded, content)
+        assert loaded["arrays"][1].flags.f_contiguous
+        assert loaded["arrays"][0].flags.writeable
+
+    def test_shared_memory_stays_shared_and_apart_from_the_file(self, tmp_path):
+        weight = torch.rand(4)
+        torch.save({"log": np.float64(1), "one": weight, "two": weight[1:], "same": weight}, tmp_path / "tied.pth")
+        loaded = upstreams(tmp_path / "tied.pth")
+        (tmp_path / "tied.pth").write_bytes(b"")
+        loaded["one"][1] = 5
+        assert loaded["two"][0] == 5
+        assert loaded["same"] is loaded["one"]
+
+    def test_on_a_device(self, tmp_path):
+        torch.save({"log": np.float64(1), "weight": torch.rand(4)}, tmp_path / "file.pth")
+        assert upstreams(tmp_path / "file.pth", "meta")["weight"].is_meta
+        assert not upstreams(tmp_path / "file.pth", lambda storage, _: storage)["weight"].is_meta
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            np.array([None]),
+            np.array([("a", 1)], dtype=[("name", "U1"), ("number", "i4")]),
+            collections.Counter("aab"),
+            HistoryBuffer.min,
+            torch.nn.Linear(1, 1),
+        ],
+        ids=["objects", "records", "counter", "method", "module"],
+    )
+    def test_other_objects_fail_as_before(self, value, tmp_path):
+        torch.save({"log": np.float64(1), "value": value}, tmp_path / "file.pth")
+        with pytest.raises(UnpicklingError, match="Weights only load failed"):
+            upstreams(tmp_path / "file.pth")
+
+    def test_nothing_is_run(self, tmp_path):
+        class Hostile:
+            def __reduce__(self):
+                return getattr, (HistoryBuffer, "min")
+
+        class Worse:
+            def __reduce__(self):
+                return exec, (f"open({str(tmp_path / 'run')!r}, 'w')",)
+
+        buffer = HistoryBuffer([1.0], [1])
+        buffer._log_history = Worse()
+        for name, value in (("getattr", Hostile()), ("exec", Worse()), ("inside", buffer)):
+            torch.save({"value": value}, tmp_path / name)
+            with pytest.raises(UnpicklingError):
+                upstreams(tmp_path / name)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_file_that_contains_itself_or_is_damaged(self, tmp_path):
+        endless = [np.float64(1)]
+        endless.append(endless)
+        torch.save(endless, tmp_path / "endless.pth")
+        many = [np.float64(1)]
+        for _ in range(60):
+            many = [many, many]
+        torch.save(many, tmp_path / "many.pth")
+        with pytest.raises(UnpicklingError):
+            upstreams(tmp_path / "endless.pth")
+        assert len(upstreams(tmp_path / "many.pth")) == 2
+        (tmp_path / "damaged.pth").write_bytes(b"no pickle")
+        with pytest.raises(UnpicklingError):
+            upstreams(tmp_path / "damaged.pth")
+
+    def test_what_was_readable_is_read_as_before(self, tmp_path):
+        content = object()
+        assert reading_without_running(lambda filename, map_location: content)("any") is content
+        with pytest.raises(FileNotFoundError):
+            upstreams(tmp_path / "missing.pth")

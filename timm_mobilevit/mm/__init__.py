@@ -3,7 +3,10 @@
 All a config needs is ``custom_imports = dict(imports=["timm_mobilevit.mm"], allow_failed_imports=False)``.
 """
 
-from . import _installed  # noqa: F401  first, for its message
+from . import (
+    _installed,  # noqa: F401  first, for its message
+    checkpoint_loader,  # noqa: F401  registers it
+)
 from .anchors import SSDLiteAnchorGenerator
 from .backbone import TimmMobileViT
 from .convert import convert_state_dict

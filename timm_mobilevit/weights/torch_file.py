@@ -56,11 +56,21 @@ class RefusedError(ValueError):
 
 
 class Inert:
-    """What stands for an object that this module does not build: it can be named and filled, and keeps nothing."""
+    """What stands for an object that this module does not build: it can be named and filled, and does nothing.
+
+    Attributes:
+        arguments: What the file makes the object of.
+        state: What the file gives it then, as its ``__getstate__`` gave it; None if nothing. Items are not kept.
+    """
+
+    arguments: tuple[Any, ...]
+    state: Any = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         """Take any arguments."""
-        return object.__new__(cls)
+        inert = object.__new__(cls)
+        inert.arguments = args
+        return inert
 
     def __call__(self, *args: Any, **kwargs: Any) -> "Inert":
         """Give itself."""
@@ -210,7 +220,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         return _Storage(self.storage(key, numel * dtype.itemsize), dtype)
 
     def _top(self, kind: type) -> Any:
-        """The last object, to be filled; only lists, dictionaries and sets are, and inert objects keep nothing."""
+        """The last object, to be filled; only lists, dictionaries and sets are, and inert objects keep no items."""
         top = self.stack[-1]
         if not isinstance(top, (kind, Inert)):
             raise ValueError(f"it puts items into a {type(top).__name__}")
@@ -242,8 +252,10 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         self._top(set).update(items)
 
     def load_build(self) -> None:
-        """Drop the state of an object: none that is built here has any."""
-        self.stack.pop()
+        """Keep the state of an inert object; none that is built here has any."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Inert):
+            self.stack[-1].state = state
 
     def load_bytearray8(self) -> None:
         """Read a mutable string; Python's own reserves whatever size the file claims."""
