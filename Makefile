@@ -23,7 +23,7 @@ endef
 export MMCV_NOTICE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-min test-newest test-consumers test-docs test-timm audit dist lint format docs tables
+.PHONY: help demo test test-long test-min test-newest test-consumers test-export test-docs test-timm audit dist lint format docs tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -68,6 +68,13 @@ test-newest:  ## run the core tests with the newest torch
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
 	    torch==2.14.1 torchvision==0.29.1 -e '.[test-core]'
 	.venv-newest/bin/python -m pytest $(CORE)
+
+test-export:  ## write every format, run the files in their runtimes and compare; the newest torch that ExecuTorch goes with
+	$(PYTHON) -m venv .venv-export
+	.venv-export/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1 \
+	    -e '.[test-core,onnx,coreml,executorch,openvino,litert,ncnn]'
+	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/export tests/docs/test_phone.py -m "not long" \
+	    --ignore-glob='*/test_mm*'
 
 test-docs: docs $(VENV)/.installed-test  ## look at every page of the site in Chromium
 	$(BIN)/python -m pytest tests/docs -m browser

@@ -8,6 +8,7 @@ measured in environments of their own.
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import timm_mobilevit  # noqa: F401  registers the models
+from benchmarks._peers import build
 from benchmarks._results import RESULTS, read, write
 
 CSV = RESULTS / "exports.csv"
@@ -37,13 +39,11 @@ def _torchscript(model: nn.Module, size: int, folder: Path) -> None:
     _compare(torch.jit.load(folder / "model.pt"), model, [(1, size, size), (3, size + 37, size + 5)])
 
 
-def _onnx(model: nn.Module, size: int, folder: Path, *, dynamic: bool = False) -> Path:
+def _onnx(model: nn.Module, size: int, folder: Path, *, dynamic: bool = False) -> None:
     from timm_mobilevit.export import export_onnx
 
     # It compares by itself.
-    path = folder / "model.onnx"
-    export_onnx(model, path, input_size=(3, size, size), dynamic_batch=dynamic, dynamic_size=dynamic)
-    return path
+    export_onnx(model, folder / "model.onnx", input_size=(3, size, size), dynamic_batch=dynamic, dynamic_size=dynamic)
 
 
 def _onnx_int8(model: nn.Module, size: int, folder: Path) -> None:
@@ -57,43 +57,50 @@ def _onnx_int8(model: nn.Module, size: int, folder: Path) -> None:
     for index in range(4):  # noise: what int8 does to accuracy is measured by benchmarks.quantization
         Image.fromarray(torch.randint(256, (size, size, 3), dtype=torch.uint8).numpy()).save(images / f"{index}.png")
     out = folder / "int8.onnx"
-    quantize_onnx(_onnx(model, size, folder), out, images)
+    _onnx(model, size, folder)
+    quantize_onnx(folder / "model.onnx", out, images)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": torch.rand(1, 3, size, size).numpy()})
     if not torch.from_numpy(logits).isfinite().all():
         raise ValueError("the logits are not finite")
 
 
-def _coreml(model: nn.Module, size: int, folder: Path) -> None:
+def _coreml(model: nn.Module, size: int, folder: Path) -> str:
     from timm_mobilevit.export.coreml import export_coreml
 
     export_coreml(model, folder / "model.mlpackage", input_size=(3, size, size))
+    return "not verified"
 
 
 def _executorch(model: nn.Module, size: int, folder: Path) -> None:
-    from executorch.runtime import Runtime
-
     from timm_mobilevit.export.executorch import export_executorch
 
-    path = folder / "model.pte"
-    export_executorch(model, path, input_size=(3, size, size))
-    method = Runtime.get().load_program(path).load_method("forward")
-    _compare(lambda images: method.execute([images])[0], model, [(1, size, size)])
+    export_executorch(model, folder / "model.pte", input_size=(3, size, size))  # it compares by itself
+
+
+def _with_timmx(model: nn.Module, size: int, folder: Path, *, to: str) -> None:
+    from timm_mobilevit.export.with_timmx import export_with_timmx
+    from timm_mobilevit.formats import FORMATS as EXPORTED
+
+    export_with_timmx(model, folder / f"model{EXPORTED[to].ending}", to, input_size=(3, size, size))
 
 
 # Name: heading, how to do it, the packages that matter.
-FORMATS: dict[str, tuple[str, Callable[[nn.Module, int, Path], object], tuple[str, ...]]] = {
+FORMATS: dict[str, tuple[str, Callable[[nn.Module, int, Path], Any], tuple[str, ...]]] = {
     "torch-export": ("`torch.export`, any batch and size", _torch_export, ("torch",)),
     "torchscript": ("TorchScript", _torchscript, ("torch",)),
     "onnx": ("ONNX, fixed", _onnx, ("torch", "onnx", "onnxruntime")),
     "onnx-dynamic": (
         "ONNX, any batch and size",
-        lambda model, size, folder: _onnx(model, size, folder, dynamic=True),
+        partial(_onnx, dynamic=True),
         ("torch", "onnx", "onnxruntime"),
     ),
     "onnx-int8": ("ONNX int8", _onnx_int8, ("torch", "onnx", "onnxruntime")),
-    "coreml": ("Core ML", _coreml, ("torch", "coremltools")),
+    "openvino": ("OpenVINO", partial(_with_timmx, to="openvino"), ("torch", "timmx", "openvino")),
+    "litert": ("LiteRT", partial(_with_timmx, to="litert"), ("torch", "timmx", "litert-torch")),
+    "ncnn": ("ncnn", partial(_with_timmx, to="ncnn"), ("torch", "timmx", "ncnn")),
     "executorch": ("ExecuTorch", _executorch, ("torch", "executorch")),
+    "coreml": ("Core ML", _coreml, ("torch", "coremltools")),
 }
 
 
@@ -116,18 +123,18 @@ def measure(name: str, form: str, size: int) -> dict[str, str]:
         size: Side of the images, in pixels.
 
     Returns:
-        A row: model, format, size, ``yes`` or why not, and the versions of the packages.
+        A row: model, format, size, ``yes`` (it was run and equals PyTorch), ``not verified`` (it was written, but does
+        not run here) or why not, and the versions of the packages.
 
     Raises:
         ImportError: If a package is missing, which says nothing about the model.
     """
     _, attempt, packages = FORMATS[form]
     torch.manual_seed(0)
-    model = timm.create_model(name).eval()
+    model = build(name)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            attempt(model, size, Path(folder))
-        result = "yes"
+            result = attempt(model, size, Path(folder)) or "yes"
     except ImportError:
         raise
     except Exception as error:  # whatever else goes wrong is the result
@@ -158,7 +165,7 @@ def markdown(rows: Iterable[Mapping[str, str]]) -> str:
     reasons: list[str] = []
 
     def cell(result: str) -> str:
-        if result in ("yes", "not tried"):
+        if result in ("yes", "not verified", "not tried"):
             return result
         if result not in reasons:
             reasons.append(result)

@@ -18,6 +18,7 @@ from benchmarks._results import newest, read
 from benchmarks.complexity import count
 from benchmarks.targets import INT8, TARGETS, Target
 from benchmarks.throughput import PRESETS, bench_name
+from timm_mobilevit.formats import FORMATS
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS, Weights
 
@@ -219,9 +220,10 @@ def _origin(row: dict[str, str], path: Path) -> str:
     return f"{_where(row)}: [{path.name}](../benchmarks/results/{path.name})."
 
 
-def figures() -> str:
-    """The figures that there are measurements for."""
-    links = (f"![{figure.alt}]({figure.name}.svg)" for figure in plots.FIGURES if newest(figure.bench, figure.device))
+def figures(page: str) -> str:
+    """The figures of a page that there are measurements for."""
+    drawn = (figure for figure in plots.FIGURES if figure.page == page and newest(figure.bench, figure.device))
+    links = (f"![{figure.alt}]({figure.name}.svg)" for figure in drawn)
     return "\n\n".join(links) or "Not drawn: nothing is measured."
 
 
@@ -249,12 +251,40 @@ def quantization() -> str:
     return "\n".join((*lines, "", _origin(rows[0], path)))
 
 
+def exported() -> str:
+    """Size and latency of exported files in their runtimes, ours and timm's, with the figure."""
+    path = newest("exported", "cpu")
+    if not path:
+        return "Not measured: `python -m benchmarks.runtimes`."
+    rows = read(path)
+    counts = list(dict.fromkeys(row["threads"] for row in rows))
+    headings = [f"ms, {count} thread{'s' if count != '1' else ''}" for count in counts]
+    lines = [
+        f"| network | format | precision | from | MiB | {' | '.join(headings)} |",
+        f"|---|---|---|---|---:|{'---:|' * len(counts)}",
+    ]
+    cells: dict[tuple[str, ...], list[str]] = {}
+    notes: list[str] = []
+    for row in rows:
+        key = (f"`{row['network']}`", FORMATS[row["format"]].title, row["precision"], row["source"], row["mib"])
+        if row["note"] and row["note"] not in notes:
+            notes.append(row["note"])
+        cells.setdefault(key, []).append(
+            f"no ({notes.index(row['note']) + 1})" if row["note"] else f"{row['ms']} ({row['ms_q1']}–{row['ms_q3']})"
+        )
+    lines += [f"| {' | '.join((*key, *times))} |" for key, times in sorted(cells.items())]
+    reasons = [f"({number}) {note}" for number, note in enumerate(notes, 1)]
+    return "\n".join(
+        (figures("docs/deployment.md"), "", *lines, "", *reasons, *([""] if reasons else []), _origin(rows[0], path))
+    )
+
+
 # The tables of each page. Their links are relative to it.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"architectures": architectures},
     "docs/models.md": {"models": models},
     "docs/benchmarks.md": {
-        "figures": figures,
+        "figures": partial(figures, "docs/benchmarks.md"),
         "targets": targets,
         "latency": latency,
         "runtimes": runtimes,
@@ -263,6 +293,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/deployment.md": {
         "exports": lambda: exports.markdown(exports.read(exports.CSV)),
         "quantization": quantization,
+        "exported": exported,
     },
     "mm_configs/README.md": {
         "coco": partial(configs, "COCO 2017"),

@@ -1,4 +1,4 @@
-"""Draw the figures of docs/benchmarks.md from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
+"""Draw the figures of the documents from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
 
 Each figure is an SVG and a PNG in ``docs/``, and says in its metadata which file it was drawn from. Without
 measurements there is none. Drawing needs the extra ``bench``.
@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from timm_mobilevit.formats import FORMATS as EXPORTED
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
@@ -38,6 +39,7 @@ class Figure:
         device: "cpu" or "cuda".
         alt: What it shows, in words.
         draw: Draws rows of the benchmark into matplotlib's figure.
+        page: The document that shows it.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Figure:
     device: str
     alt: str
     draw: Callable[[Any, Rows], None]
+    page: str = "docs/benchmarks.md"
 
 
 _FAMILIES = {
@@ -161,6 +164,27 @@ def _throughput(figure: Any, rows: Rows) -> None:
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
 
 
+def _exported(figure: Any, rows: Rows) -> None:
+    """Milliseconds of each format, ours beside timm's, a panel for each network."""
+    rows = [row for row in rows if row["threads"] == "1" and row["precision"] == "fp32" and row["ms"]]
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    formats = list(dict.fromkeys(row["format"] for row in rows))
+    axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    for axis, network in zip(axes, networks, strict=True):
+        for offset, source in ((-0.2, OURS), (0.2, TIMM)):
+            times = {
+                row["format"]: float(row["ms"]) for row in rows if (row["network"], row["source"]) == (network, source)
+            }
+            places = [formats.index(name) + offset for name in times]
+            bars = axis.bar(places, list(times.values()), width=0.4, label=source)
+            axis.bar_label(bars, fmt="%.0f", fontsize=7)
+        axis.set_xticks(range(len(formats)), [EXPORTED[name].title for name in formats], rotation=30, fontsize=8)
+        axis.set(title=network)
+        axis.grid(alpha=0.3, axis="y")
+    axes[0].set_ylabel("ms per image of 256², one thread")
+    axes[0].legend(fontsize=8)
+
+
 def _log_ticks(axis: Any, ticks: Iterable[int] | None = None) -> None:
     """Plain numbers at the ticks of a logarithmic scale."""
     from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
@@ -184,6 +208,14 @@ FIGURES = (
         "cpu",
         "Images per second on one CPU thread against image size and batch",
         _throughput,
+    ),
+    Figure(
+        "exported_latency",
+        "exported",
+        "cpu",
+        "Latency of exported files on one CPU thread, ours and timm's",
+        _exported,
+        "docs/deployment.md",
     ),
     Figure(
         "throughput_gpu", "throughput", "cuda", "Images per second on a GPU against image size and batch", _throughput

@@ -32,6 +32,7 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
+from timm_mobilevit.formats import FORMATS
 from timm_mobilevit.weights.convert import export_state_dict
 
 ROOT = Path(__file__).parents[1]
@@ -39,14 +40,10 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [ROOT / "README.md", *PAGES]
 IDS = [path.name for path in DOCUMENTS]
 COMMANDS = ("bash", "python")
-OTHER_LANGUAGES = ("json", "text", "yaml")
+OTHER_LANGUAGES = ("cpp", "json", "kotlin", "swift", "text", "yaml")
 NEEDS = ("network", "GPU", "ImageNet", "COCO", "ADE20K", "VOC", "timm's scripts", "the tool")
-EXTRAS = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "coreml": ("coremltools",),
-    "executorch": ("executorch",),
-    "mm": ("mmcv", "mmdet", "mmseg"),
-}
+EXTRAS = {name: (*form.writers, *filter(None, [form.runtime])) for name, form in FORMATS.items()}
+EXTRAS["mm"] = ("mmcv", "mmdet", "mmseg")
 MARK = re.compile(r"<!-- (needs|extra|takes): ([^>]+?)(?:, run by (\S+))? -->")
 CREATE_MODEL = timm.create_model
 NOWHERE = (

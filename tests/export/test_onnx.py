@@ -323,7 +323,7 @@ class TestCommand:
             (KINDS[0], "--weight-type", "uint8"),
             (KINDS[0], "--int8", "--calibration", "photos", "--weight-type", "int4"),
             (KINDS[0], "--format", "coreml", "--static"),
-            (KINDS[0], "--format", "executorch", "--int8", "--calibration", "photos"),
+            (KINDS[0], "--format", "litert", "--int8", "--calibration", "photos"),
         ],
         ids=" ".join,
     )

@@ -9,6 +9,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 
+from timm_mobilevit.export.runtimes import ExportedModel
+from timm_mobilevit.formats import is_exported
 from timm_mobilevit.weights.checkpoint import read_checkpoint
 from timm_mobilevit.weights.convert import (
     Source,
@@ -134,14 +136,18 @@ def load_model(name: str, checkpoint: Path | None, pretrained: bool) -> nn.Modul
     """Build the model that a command is about.
 
     Args:
-        name: ``architecture`` or ``architecture.tag``; may be empty for a directory.
-        checkpoint: File or directory with the weights; None for the published ones.
+        name: ``architecture`` or ``architecture.tag``; may be empty for a directory or an exported file.
+        checkpoint: File or directory with the weights, or a file that `export` wrote; None for the published ones.
         pretrained: Whether to load the published weights where there is no checkpoint.
 
     Raises:
         FileNotFoundError: If the weights are neither there nor to be had.
         ValueError: If they cannot be read, or are another architecture's.
     """
+    if checkpoint and is_exported(checkpoint):
+        if name:
+            raise ValueError(f"{checkpoint} says itself what it is: leave out {name}")
+        return ExportedModel(checkpoint)
     if checkpoint and checkpoint.is_dir():
         arch = architecture_of_directory(checkpoint)
         if name and split_name(name)[0] != arch:

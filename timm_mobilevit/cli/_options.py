@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..formats import is_exported
 from ..variants import VARIANTS
 
 
@@ -17,7 +18,7 @@ Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, 
 Model = Annotated[
     str,
     typer.Option(
-        help="Architecture or architecture.tag; not needed with a directory as --checkpoint.",
+        help="Architecture or architecture.tag; not needed with a directory or an exported file as --checkpoint.",
         autocompletion=model_names,
     ),
 ]
@@ -25,7 +26,7 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(
         help="Weights to use instead of the published ones: a file in any format that `convert` knows, such as "
-        "timm's model_best.pth.tar, or a directory written by `convert`."
+        "timm's model_best.pth.tar, a directory written by `convert`, or a file written by `export`."
     ),
 ]
 ImgSize = Annotated[int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")]
@@ -47,5 +48,7 @@ def check_model_is_named(model: str, checkpoint: Path | None) -> None:
     Raises:
         typer.BadParameter: If there is neither a name nor a directory that knows it.
     """
-    if not model and not (checkpoint and checkpoint.is_dir()):
-        raise typer.BadParameter("name the model with --model; only a directory written by `convert` knows its own")
+    if not model and not (checkpoint and (checkpoint.is_dir() or is_exported(checkpoint))):
+        raise typer.BadParameter(
+            "name the model with --model; only a directory written by `convert`, or a file by `export`, knows its own"
+        )

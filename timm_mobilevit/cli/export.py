@@ -1,13 +1,21 @@
 """``timm-mobilevit export``."""
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..formats import FORMATS
+
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..export.quantize import QuantizationLoss
+
+    # Difference from PyTorch as a share of the standard deviation; of a quantised file, how near it is to float32.
+    Found = float | QuantizationLoss | None
 
 EXAMPLES = (
     "timm-mobilevit export mobilevitv2_1_0 --out mobilevitv2_1_0.onnx",
@@ -15,16 +23,9 @@ EXAMPLES = (
     "timm-mobilevit export mobilevitv3_s --backbone --out-indices 2,3,4 --img-size 320 --out backbone.onnx",
     "timm-mobilevit export digits --format onnx --int8 --calibration scans --out digits_int8.onnx",
     "timm-mobilevit export mobilevitv2_0_5 --format coreml --out mobilevitv2_0_5.mlpackage",
+    "timm-mobilevit export digits --format litert --out digits.tflite",
     "timm-mobilevit export --config ssdlite_mobilevitv2-1.0 --checkpoint ssdlite.pth --out ssdlite.onnx",
 )
-
-
-class Format(str, Enum):
-    """Formats there are a writer for."""
-
-    onnx = "onnx"
-    coreml = "coreml"
-    executorch = "executorch"
 
 
 class WeightType(str, Enum):
@@ -35,8 +36,17 @@ class WeightType(str, Enum):
     uint8 = "uint8"
 
 
+def _format_name(name: str) -> str:
+    if name not in FORMATS:
+        raise typer.BadParameter(f"expected one of {', '.join(FORMATS)}; got {name!r}")
+    return name
+
+
 def export(
-    out: Annotated[Path, typer.Option(help="File to write: .onnx, .mlpackage or .pte.")],
+    out: Annotated[
+        Path,
+        typer.Option(help=f"What to write: a name that ends in {', '.join(form.ending for form in FORMATS.values())}."),
+    ],
     model: Annotated[
         str,
         typer.Argument(
@@ -44,9 +54,15 @@ def export(
             show_default=False,
         ),
     ] = "",
-    to: Annotated[Format, typer.Option("--format", help="What to write. Each needs the extra of its name.")] = (
-        Format.onnx
-    ),
+    to: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            parser=_format_name,
+            metavar=f"[{'|'.join(FORMATS)}]",
+            help="What to write. Each needs the extra of its name.",
+        ),
+    ] = "onnx",
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Weights to use instead of the published ones: a file in any format that `convert` knows."),
@@ -73,28 +89,34 @@ def export(
     fixed_size: Annotated[
         bool, typer.Option("--fixed-size", help="ONNX: any number of images, all of that size.")
     ] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="OpenVINO, LiteRT, ncnn, TensorRT: store the weights in float16.")
+    ] = False,
     opset: Annotated[int, typer.Option(min=18, help="ONNX: version of the operators.")] = 18,
-    int8: Annotated[bool, typer.Option("--int8", help="ONNX: quantise to 8 bits; needs --calibration.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="ONNX, OpenVINO, ExecuTorch: quantise to 8 bits, with --calibration.")
+    ] = False,
     calibration: Annotated[
         Path | None, typer.Option(help="Folder of images that the model is for, to measure its ranges on.")
     ] = None,
     weight_type: Annotated[
         WeightType | None,
         typer.Option(
-            help="How --int8 stores weights: int7 and uint8 are right on every processor, int7 is faster on x86, uint8 "
-            "has one bit more; int8 has both, but is wrong on x86 without VNNI instructions.  [default: int7]",
+            help="How --int8 stores weights in ONNX: int7 and uint8 are right on every processor, int7 is faster on "
+            "x86, uint8 has one bit more; int8 has both, but is wrong on x86 without VNNI.  [default: int7]",
             show_default=False,
         ),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Class names: a text file with one per line, or JSON. For ONNX and Core ML."),
+        typer.Option(help="Class names: a text file with one per line, or JSON."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Write a model for another runtime.
 
-    An ONNX file is compared with PyTorch in ONNX Runtime before it is put in place, a quantised one with float32.
+    A file is run and compared with PyTorch before it is put in place, a quantised one with float32. What cannot be run
+    on this machine is reported as not verified.
     """
     if bool(model) == bool(config):
         raise typer.BadParameter("name a model, or a detector or segmentor with --config")
@@ -104,12 +126,21 @@ def export(
         raise typer.BadParameter("--backbone takes a model, not a --config")
     if int8 != (calibration is not None):
         raise typer.BadParameter("--int8 and --calibration go together: ranges are measured on images")
-    if labels and (config or backbone or to is Format.executorch):
-        raise typer.BadParameter("--labels is for classifiers, in ONNX and Core ML")
-    if weight_type and not int8:
-        raise typer.BadParameter("--weight-type goes with --int8")
-    if to is not Format.onnx and (static or fixed_size or int8):
-        raise typer.BadParameter("--static, --fixed-size and --int8 are for --format onnx; the others are static")
+    if labels and (config or backbone):
+        raise typer.BadParameter("--labels is for classifiers")
+    if weight_type and not (int8 and to == "onnx"):
+        raise typer.BadParameter("--weight-type goes with --int8 and --format onnx")
+    given = {
+        "--config": config,
+        "--backbone": backbone,
+        "--static": static,
+        "--fixed-size": fixed_size,
+        "--half": half,
+        "--int8": int8,
+    }
+    if refused := [name for name, value in given.items() if value and name not in FORMATS[to].takes]:
+        others = [name for name, form in FORMATS.items() if refused[0] in form.takes]
+        raise typer.BadParameter(f"{refused[0]} goes with --format {', '.join(others)}; got {to}")
     if out.exists() and not force:
         raise ValueError(f"{out} exists; choose another name, or overwrite it with --force")
 
@@ -127,28 +158,25 @@ def export(
         size = network.input_size
     size = (size[0], img_size, img_size) if img_size else tuple(size)
 
-    if to is Format.coreml:
-        from ..export.coreml import export_coreml
-        from ._labels import class_names
-
-        names = class_names(network, labels) if getattr(network, "num_classes", 0) else None
-        export_coreml(network, out, input_size=size, labels=names)
-    elif to is Format.executorch:
-        from ..export.executorch import export_executorch
-
-        export_executorch(network, out, input_size=size)
-    else:
-        _write_onnx(
-            network,
-            out,
-            calibration,
-            (weight_type or WeightType.int7).value,
-            input_size=size,
-            dynamic_batch=not static,
-            dynamic_size=not static and not fixed_size,
-            opset=opset,
-            labels=_read_labels(labels) if labels else None,
+    options: dict[str, Any] = {"input_size": size, "labels": _read_labels(labels) if labels else None}
+    if "--int8" in FORMATS[to].takes:
+        options["calibration"] = calibration
+    if "--half" in FORMATS[to].takes:
+        options["half"] = half
+    if to == "onnx":
+        options |= {"dynamic_batch": not static, "dynamic_size": not static and not fixed_size, "opset": opset}
+        options["weight_type"] = (weight_type or WeightType.int7).value
+    write = _WRITERS.get(to, _write_with_timmx)
+    found = write(network, out, to, options)
+    if isinstance(found, float):
+        typer.echo(f"In {FORMATS[to].title}, it differs from PyTorch by {found:.1e} of the standard deviation.")
+    elif found is not None:
+        typer.echo(
+            f"On {found.num_images} of the calibration images, the correlation of the outputs with float32 is "
+            f"{found.correlation:.4f}."
         )
+    elif FORMATS[to].unverified:
+        typer.echo(f"Not verified: {FORMATS[to].unverified}.")
     typer.echo(f"Wrote {out}: images of {size[1]}×{size[2]} pixels with {size[0]} channels.")
 
 
@@ -189,20 +217,46 @@ def _indices(text: str) -> list[int]:
         raise ValueError(f"--out-indices must be numbers separated by commas, such as 2,3,4; got {text!r}") from error
 
 
-def _write_onnx(network: "nn.Module", out: Path, calibration: Path | None, weight_type: str, **options: Any) -> None:
+def _write_onnx(network: "nn.Module", out: Path, to: str, options: dict[str, Any]) -> "Found":
     from ..export.onnx import export_onnx
 
+    calibration, weight_type = options.pop("calibration"), options.pop("weight_type")
     if calibration is None:
-        export_onnx(network, out, **options)
-        return
+        return export_onnx(network, out, **options)
     import tempfile
 
     from ..export.quantize import quantize_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         export_onnx(network, f"{folder}/float.onnx", **options)
-        loss = quantize_onnx(f"{folder}/float.onnx", out, calibration, weight_type=weight_type)
-    typer.echo(
-        f"On {loss.num_images} of the calibration images, the correlation of the outputs with float32 is "
-        f"{loss.correlation:.4f}."
-    )
+        return quantize_onnx(f"{folder}/float.onnx", out, calibration, weight_type=weight_type)
+
+
+def _write_coreml(network: "nn.Module", out: Path, to: str, options: dict[str, Any]) -> "Found":
+    from ..export.coreml import export_coreml
+    from ._labels import class_names
+
+    if options["labels"] is None and int(getattr(network, "num_classes", 0)):  # type: ignore[arg-type]
+        options["labels"] = class_names(network)
+    export_coreml(network, out, **options)
+    return None
+
+
+def _write_executorch(network: "nn.Module", out: Path, to: str, options: dict[str, Any]) -> "Found":
+    from ..export.executorch import export_executorch
+
+    return export_executorch(network, out, **options)
+
+
+def _write_with_timmx(network: "nn.Module", out: Path, to: str, options: dict[str, Any]) -> "Found":
+    from ..export.with_timmx import export_with_timmx
+
+    return export_with_timmx(network, out, to, **options)
+
+
+# Formats that are not here are timmx's.
+_WRITERS: "dict[str, Callable[[nn.Module, Path, str, dict[str, Any]], Found]]" = {
+    "onnx": _write_onnx,
+    "coreml": _write_coreml,
+    "executorch": _write_executorch,
+}

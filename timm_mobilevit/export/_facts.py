@@ -60,3 +60,24 @@ def write_facts(path: Path, facts: dict[str, Any]) -> None:
     """Write the JSON file beside an exported one."""
     with replacing(facts_file(path)) as temporary:
         temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What an exported file says about its model: its own metadata if it is ONNX, or the JSON file beside it.
+
+    Raises:
+        FileNotFoundError: If there is no JSON file.
+        ValueError: If it does not tell the size of the images.
+    """
+    if path.suffix == ".onnx":
+        import onnx
+
+        facts = {prop.key: json.loads(prop.value) for prop in onnx.load(path).metadata_props}
+    else:
+        source = facts_file(path)
+        if not source.is_file():
+            raise FileNotFoundError(f"there is no {source}, which says what {path.name} was made from; export it again")
+        facts = json.loads(source.read_text(encoding="utf-8"))
+    if "input_size" not in facts:
+        raise ValueError(f"{path} does not say which images it takes; expected a file of `timm-mobilevit export`")
+    return facts

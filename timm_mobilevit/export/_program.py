@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +11,18 @@ from torch import nn
 from ..inference.optimize import optimize_for_inference
 
 
-def trace(model: nn.Module, input_size: tuple[int, int, int]) -> torch.export.ExportedProgram:
+def trace(
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    *,
+    rewrite: Callable[[Any], Any] | None = None,
+) -> torch.export.ExportedProgram:
     """Trace a model for inference on one image of a fixed size.
 
     Args:
         model: The model; it stays as it is.
         input_size: Channels, height and width of the image.
+        rewrite: What is done to the traced graph before its operators are broken down, such as quantisation.
 
     Raises:
         ValueError: If the size is none, or the model refuses it.
@@ -37,6 +44,8 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> torch.export.Ex
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)  # torch.export, about torch's own code
         program = torch.export.export(optimized, (image,))
+        if rewrite is not None:
+            program = torch.export.export(rewrite(program.module()), (image,))
         decomposed: torch.export.ExportedProgram = program.run_decompositions({})
     return decomposed
 

@@ -114,7 +114,7 @@ def quantize_onnx(
         raise ValueError(f"weight_type must be one of {', '.join(WEIGHT_TYPES)}, got {weight_type!r}")
     original = onnx.load(model_path)
     name, config = _input(original, model_path, data_config or {})
-    dataset = _open_folder(calibration, config)
+    dataset = open_folder(calibration, config)
     onnx_type, reduce_range = WEIGHT_TYPES[weight_type]
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def quantize_onnx(
         quantize_static(
             prepared,
             quantized,
-            _Reader({name: image} for image in _draw(dataset, num_images)),
+            _Reader({name: image} for image in draw_images(dataset, num_images)),
             quant_format=QuantFormat.QDQ,  # any runtime reads it; QOperator nodes are ONNX Runtime's own
             op_types_to_quantize=sorted({node.op_type for node in nodes}),
             nodes_to_quantize=[node.name for node in nodes],
@@ -143,7 +143,7 @@ def quantize_onnx(
         result = onnx.load(quantized)
         onnx.helper.set_model_props(result, {prop.key: prop.value for prop in original.metadata_props})
         onnx.save(result, quantized)
-        images = list(_draw(dataset, min(num_images, _COMPARED_IMAGES)))
+        images = list(draw_images(dataset, min(num_images, _COMPARED_IMAGES)))
         correlation = _correlation(model_path, quantized, images)
         if not correlation >= MIN_CORRELATION:  # nan is refused too
             exact = _correlation(model_path, quantized, images, exact_sums=True)
@@ -187,7 +187,7 @@ def _input(model: Any, path: Path, overrides: Mapping[str, Any]) -> tuple[str, d
     return inputs[0].name, resolve_data_config(config)
 
 
-def _open_folder(folder: Path, config: dict[str, Any]) -> ImageDataset:
+def open_folder(folder: Path, config: dict[str, Any]) -> ImageDataset:
     """The images of a folder as the model takes them."""
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -203,7 +203,7 @@ def _open_folder(folder: Path, config: dict[str, Any]) -> ImageDataset:
         ) from error
 
 
-def _draw(dataset: ImageDataset, count: int) -> Iterator[NDArray[np.float32]]:
+def draw_images(dataset: ImageDataset, count: int) -> Iterator[NDArray[np.float32]]:
     """Images [1, channels, height, width], drawn evenly: a folder of classes is in their order."""
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset)), dtype=int):
         try:
