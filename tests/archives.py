@@ -1,7 +1,6 @@
 """Archives in memory, one packer per format."""
 
 import io
-import tarfile
 import zipfile
 from collections.abc import Callable
 
@@ -14,21 +13,7 @@ def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
     return buffer.getvalue()
 
 
-def tarred(files: dict[str, bytes], mode: str, **fast: int) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode, **fast) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 PACKERS: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     "zip": zipped,
     "stored.zip": lambda files: zipped(files, zipfile.ZIP_STORED),
-    "tar": lambda files: tarred(files, "w"),
-    "tar.gz": lambda files: tarred(files, "w:gz", compresslevel=1),
-    "tar.bz2": lambda files: tarred(files, "w:bz2", compresslevel=1),
-    "tar.xz": lambda files: tarred(files, "w:xz", preset=0),
 }

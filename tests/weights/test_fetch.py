@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from archives import PACKERS, tarred, zipped
+from archives import PACKERS, zipped
 from fetched import (
     APPLE_ROW,
     FOLDER,
@@ -137,15 +137,6 @@ def test_a_kept_archive_that_is_broken_or_old_is_replaced(server: Server, tmp_pa
     assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
 
 
-def test_a_part_is_deleted_when_it_is_no_longer_needed(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({"models.zip": models(checkpoint)})
-    server.asset("models.zip").faults = [Fault(status=501), Fault(cut_after=1000), *[Fault(status=503)] * 4]
-    assert "503" in unavailable(tmp_path)
-    assert [path.stat().st_size for path in tmp_path.rglob("models.zip.part")] == [1000]
-    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)  # by ranges
-    assert not list(tmp_path.rglob("models.zip*"))
-
-
 @pytest.mark.parametrize("kind", PACKERS)
 def test_an_archive_of_another_name(server: Server, tmp_path: Path, checkpoint: bytes, kind: str):
     """What is neither an archive nor whole is passed over; of the other zips only the directory is read."""
@@ -169,20 +160,11 @@ def test_an_archive_of_another_name(server: Server, tmp_path: Path, checkpoint: 
 def test_models_without_ranges_in_several_archives(server: Server, tmp_path: Path, checkpoints: Callable[[str], bytes]):
     """The one that is kept comes first; what holds no model is not kept."""
     files = {member_of(name): checkpoints(name.partition(".")[0]) for name in (MICRON, SECOND)}
-    server.release({"a.tar": tarred({"README": b""}, "w"), "b.tar": tarred(files, "w")})
+    server.release({"a.zip": zipped({"README": b""}), "b.zip": zipped(files)})
+    server.asset("a.zip").ranges = server.asset("b.zip").ranges = False
     for name in (MICRON, SECOND):
         assert_weights(fetch_weights(name, tmp_path), checkpoints(name.partition(".")[0]), name)
-    assert server.paths() == [RELEASE, "/assets/a.tar", "/assets/b.tar", RELEASE]
-
-
-def test_a_cut_download_is_completed_by_the_next_call(server: Server, tmp_path: Path, checkpoint: bytes):
-    content = models(checkpoint)
-    server.release({"models.zip": content})
-    no_ranges, cut = Fault(status=501), Fault(cut_after=len(content) // 2)
-    server.asset("models.zip").faults = [no_ranges, cut, *[Fault(status=503)] * 4, no_ranges]
-    assert "503" in unavailable(tmp_path)
-    assert_weights(fetch_weights(MICRON, tmp_path), checkpoint)
-    assert server.sent(MODELS)[-1] == len(content) - len(content) // 2
+    assert server.paths() == [RELEASE, *["/assets/a.zip"] * 2, *["/assets/b.zip"] * 2, RELEASE]
 
 
 def test_the_release_is_asked_again_when_it_stumbles(server: Server, tmp_path: Path, checkpoint: bytes):
@@ -249,8 +231,8 @@ def test_no_release(server: Server, tmp_path: Path, status: int, hint: bool):
         {},
         {"README.md": b"hello", f"{FOLDER}.pt": b"not looked at"},
         {"models.zip": zipped({f"mobilevitv3_XXS_L2_e300_7023/{CHECKPOINT}": b""})},
-        {"models.zip": zipped({CHECKPOINT: b""}), "others.tar": tarred({f"X{FOLDER}/{CHECKPOINT}": b""}, "w")},
-        {"models.tar": b"broken"},
+        {"models.zip": zipped({CHECKPOINT: b""}), "others.zip": zipped({f"X{FOLDER}/{CHECKPOINT}": b""})},
+        {"models.zip": b"broken"},
     ],
     ids=["none", "no archives", "other folders", "no folders", "broken"],
 )
@@ -462,22 +444,20 @@ def put(tree: Path, path: str, content: bytes) -> Path:
         (MEMBER, None),
         ("models.zip", MEMBER),
         (f"downloads/{FOLDER}.zip", f"{FOLDER}/{CHECKPOINT}"),
-        ("downloads/models.tar", MEMBER),
+        ("downloads/weights.zip", MEMBER),
     ],
 )
 def test_tree(tree: Path, tmp_path: Path, checkpoint: bytes, path: str, inside: str | None):
     put(tree, f"mobilevitv3_XS_e300_7671/{CHECKPOINT}", b"another model's")
     put(tree, "a.zip", b"broken, but not asked for by name")
     put(tree, "b.zip", zipped({"README.md": b""}))
-    pack = zipped if path.endswith(".zip") else PACKERS["tar"]
-    file = put(tree, path, pack({inside: checkpoint}) if inside else checkpoint)
+    file = put(tree, path, zipped({inside: checkpoint}) if inside else checkpoint)
     record = assert_weights(fetch_weights(MICRON, tmp_path / "cache"), checkpoint)
     assert (record["source"], record["member"]) == (str(file), inside)
     assert file.exists()
 
 
 def test_the_tree_may_be_the_models_folder(tmp_path: Path, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch):
-    put(tmp_path / "cache" / "timm-mobilevit" / MICRON, "download.part", b"left by a download that was cut off")
     file = put(tmp_path / FOLDER, CHECKPOINT, checkpoint)
     monkeypatch.setenv("TIMM_MOBILEVIT_WEIGHTS", str(file.parent))
     assert_weights(fetch_weights(MICRON, tmp_path / "cache"), checkpoint)

@@ -6,7 +6,6 @@ Apple's are plain files. Micron's (MobileViTv3) are folders in an archive of a G
 import difflib
 import functools
 import logging
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +18,7 @@ from ..convert import convert_state_dict
 from ..pretrained import WEIGHTS, Weights
 from .release import KNOWN, from_release, tidy
 from .store import Entry, Source
-from .transfer import discard, download
+from .transfer import download
 from .tree import VARIABLE, from_tree, path_of, weights_tree
 
 __all__ = ["WeightsNotAvailableError", "fetch_weights"]
@@ -81,7 +80,6 @@ def fetch_weights(name: str, cache_dir: str | Path | None = None) -> Path:
                     return found
                 source = source or _from_origin(name, row, entry, Path(work))
                 entry.save(_convert(name, row, source), source)
-                discard(entry.part)
                 tidy(entry.archives, {str(row.folder) for key, row in WEIGHTS.items() if not entry.has_other(key)})
                 return entry.weights
     except (OSError, ValueError) as error:
@@ -97,8 +95,8 @@ def _from_origin(name: str, row: Weights, entry: Entry, work: Path) -> Source:
     if row.folder is not None:
         return from_release(row.url, row.folder, entry.archives, work)
     _logger.info("Downloading %s from %s", name, row.url)
-    download(row.url, entry.part)
-    return Source(Path(shutil.move(entry.part, work / "checkpoint.pt")), row.url)
+    download(row.url, work / "checkpoint.pt")
+    return Source(work / "checkpoint.pt", row.url)
 
 
 def _convert(name: str, row: Weights, source: Source) -> dict[str, Tensor]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError
 
+from ..._files import replacing
 from .archive import ARCHIVE, BrokenArchiveError, folders, take_checkpoint
 from .remote import RemoteFile
 from .store import Source, sha256
-from .transfer import discard, download
+from .transfer import download
 
 KNOWN = "models.zip"  # Micron's one archive: https://github.com/micronDLA/MobileViTv3/issues/3
 
@@ -30,13 +31,13 @@ class _Asset(NamedTuple):
 def from_release(page: str, folder: str, kept: Path, work: Path) -> Source:
     """Take a model's checkpoint out of ``models.zip``, or else out of whichever other archive holds it.
 
-    Of a zip archive only the directory and the checkpoint are downloaded. Where the server does not allow it, and of a
-    tar archive, the whole is downloaded, and kept for the next model.
+    Only the archive's directory and the checkpoint are downloaded. Where the server does not allow it, the whole is
+    downloaded, and kept for the next model.
 
     Args:
         page: Page of the release, ``https://github.com/OWNER/REPOSITORY/releases/tag/TAG``.
         folder: Folder of the model.
-        kept: Directory for whole archives. A download that is cut stays there, and is completed by the next call.
+        kept: Directory for whole archives.
         work: Directory for the checkpoint.
 
     Raises:
@@ -55,7 +56,7 @@ def from_release(page: str, folder: str, kept: Path, work: Path) -> Source:
 
 
 def tidy(kept: Path, wanted: Collection[str]) -> None:
-    """Delete kept archives that hold none of the wanted folders, and what has arrived of downloads that were cut."""
+    """Delete kept archives that hold none of the wanted folders, and what a killed process left."""
     for file in kept.iterdir() if kept.is_dir() else ():
         if not ARCHIVE.fullmatch(file.name) or folders(file).isdisjoint(wanted):
             file.unlink()
@@ -85,20 +86,18 @@ def _list_archives(page: str, answer: Path) -> list[_Asset]:
 
 
 def _take(asset: _Asset, folder: str, kept: Path, work: Path) -> str | None:
-    archive, part, checkpoint = kept / asset.name, kept / f"{asset.name}.part", work / "checkpoint.pt"
-    if asset.name.lower().endswith(".zip") and not archive.exists():
+    archive, checkpoint = kept / asset.name, work / "checkpoint.pt"
+    if not archive.exists():
         try:
             return take_checkpoint(RemoteFile(asset.url, asset.size, work), folder, checkpoint)
         except (OSError, BrokenArchiveError) as error:
             _logger.info("%s cannot be read in part: %s", asset.url, error)
     if not archive.exists() or archive.stat().st_size != asset.size:
         _logger.info("Downloading %s (%.1f MB) from %s", asset.name, asset.size / 1e6, asset.url)
-        kept.mkdir(exist_ok=True)
-        download(asset.url, part, size=asset.size)
-        if asset.digest.startswith("sha256:") and asset.digest != f"sha256:{sha256(part)}":
-            discard(part)
-            raise ValueError(f"{asset.name} does not have the checksum that the release states")
-        os.replace(part, archive)
+        with replacing(archive) as temporary:
+            download(asset.url, temporary, size=asset.size)
+            if asset.digest.startswith("sha256:") and asset.digest != f"sha256:{sha256(temporary)}":
+                raise ValueError(f"{asset.name} does not have the checksum that the release states")
     member = None
     try:
         member = take_checkpoint(archive, folder, checkpoint)

@@ -61,7 +61,6 @@ class Entry:
             self.directory = cache_dir / "timm-mobilevit" / name
         self.weights = self.directory / "model.safetensors"
         self.record = self.directory / "model.json"
-        self.part = self.directory / "download.part"
         self.lock = self.directory.with_name("lock")  # of the whole cache: models come out of one archive
         self.archives = self.directory.with_name("archives")
         # What the cached file must agree in with the row to be used.

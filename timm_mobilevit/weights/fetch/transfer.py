@@ -1,16 +1,15 @@
-"""Downloads that survive stalls, cuts and restarts.
+"""Downloads that survive stalls and cuts.
 
 ``urllib`` because it is always there: the HTTP client that huggingface_hub brings changes with its major versions.
 """
 
-import json
 import logging
 import re
 import ssl
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from time import sleep
-from typing import cast
+from typing import IO, cast
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -27,23 +26,33 @@ _MAX_WAIT = 60.0  # seconds; a server that asks for more is given up
 _CHUNK = 1 << 20
 
 
+class _Part:
+    """What has arrived, and the version of the file that it belongs to: the rest of another is never added to it."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.validator = ""  # empty where the server names no version: then the download cannot be resumed
+
+    def restart(self, validator: str = "") -> None:
+        self.file.seek(0)
+        self.file.truncate()
+        self.validator = validator
+
+
 def download(
     url: str,
-    part: Path,
+    target: Path,
     *,
     span: tuple[int, int] | None = None,
     size: int | None = None,
     most: int = MAX_BYTES,
     token: str | None = None,
 ) -> None:
-    """Stream a file to disk, with a progress bar, and go on where an earlier call was cut off.
-
-    What has arrived stays in ``part`` when the download fails. A note beside it (``part.json``) says which version of
-    the file it is a part of: the rest of another version is never added to it.
+    """Stream a file to disk, with a progress bar, and resume where the connection stalls or is cut.
 
     Args:
         url: Address of the file.
-        part: File to write or complete.
+        target: File to write; it does not stay when the download fails.
         span: First byte that is wanted and the byte after the last; without it, the whole file.
         size: Size in bytes that the file must have; without it, any up to ``most``.
         most: Largest size in bytes where ``size`` is not given.
@@ -53,19 +62,29 @@ def download(
         OSError: If it cannot be downloaded, has another size, or the server only gives whole files where a span is
             wanted.
     """
-    failures, reached = 0, _size_of(part)
+    try:
+        with target.open("wb") as file:
+            _persist(url, _Part(file), span, size, most, token)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _persist(
+    url: str, part: _Part, span: tuple[int, int] | None, size: int | None, most: int, token: str | None
+) -> None:
+    failures, reached = 0, 0
     while True:
         try:
-            _continue(url, part, span, size, most, token)
-            return _note(part).unlink()
+            return _continue(url, part, span, size, most, token)
         except (OSError, HTTPException) as error:
-            if _size_of(part) >= reached + _CHUNK:
-                failures, reached = 0, _size_of(part)
+            if part.file.tell() >= reached + _CHUNK:
+                failures, reached = 0, part.file.tell()
             failures += 1
             if isinstance(error, HTTPError):
                 error.close()
-                if error.code == 416 and _size_of(part):  # longer than the file itself: start again
-                    discard(part)
+                if error.code == 416 and part.file.tell():  # longer than the file itself: start again
+                    part.restart()
                     error = ConnectionError("the server cannot continue the download")
             wait = _wait(error, failures)
             if wait is None or failures >= _ATTEMPTS:
@@ -75,25 +94,19 @@ def download(
             sleep(wait)
 
 
-def discard(part: Path) -> None:
-    """Delete what has arrived of a download."""
-    part.unlink(missing_ok=True)
-    _note(part).unlink(missing_ok=True)
-
-
 def _continue(
-    url: str, part: Path, span: tuple[int, int] | None, size: int | None, most: int, token: str | None
+    url: str, part: _Part, span: tuple[int, int] | None, size: int | None, most: int, token: str | None
 ) -> None:
     first, stop = span or (0, size)
-    have, validator = _resume_point(part, url, first)
+    have = part.file.tell() if part.validator else 0
     headers = {"Range": f"bytes={first + have}-{'' if stop is None else stop - 1}"} if span or have else {}
-    with _open(url, headers | ({"If-Range": validator} if have else {}), token) as response:
+    with _open(url, headers | ({"If-Range": part.validator} if have else {}), token) as response:
         length = response.headers.get("Content-Length", "")
         offered = int(length) if re.fullmatch(r"\d{1,19}", length) else None  # size of the whole file
         if response.status == 206:
             match = re.fullmatch(r"bytes (\d{1,19})-\d+/(\d{1,19}|\*)", response.headers.get("Content-Range", ""))
             if not match or int(match[1]) != first + have:
-                discard(part)
+                part.restart()
                 raise ConnectionError("the server sent another part of the file")
             offered = int(match[2]) if match[2].isdecimal() else None
         elif span:
@@ -103,45 +116,23 @@ def _continue(
         most = most if size is None else size
         expected = f"expected {'at most ' if size is None else ''}{most} bytes"
         if offered is not None and (offered > most or offered < (size or 0)):
-            discard(part)
             raise OSError(f"{expected}, the server offers {offered}")
         most = span[1] - span[0] if span else most
         total = offered if size is None else most
         got = have
         if not have:
-            part.unlink(missing_ok=True)
-            _note(part).write_text(json.dumps([url, first, _validator(response)]))
+            part.restart(_validator(response))
         bar = tqdm(desc=url.rpartition("/")[2], total=total, initial=have, unit="B", unit_scale=True, disable=None)  # type: ignore[no-untyped-call]
-        with part.open("ab") as file, bar:
+        with bar:
             # read1 gives what is there: a chunk that a stall or a cut leaves incomplete is not lost. One byte too many
             # tells that there are more.
             while got != total and got <= most and (chunk := response.read1(min(_CHUNK, max(1, most - got)))):
-                got += file.write(chunk)
+                got += part.file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and got < total:
         raise ConnectionError(f"the connection was cut after {got} of {total} bytes")
     if got > most:
-        discard(part)
         raise OSError(f"{expected}, got more")
-
-
-def _size_of(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
-
-
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _resume_point(part: Path, url: str, first: int) -> tuple[int, str]:
-    """Bytes at hand and the validator of the version they belong to; 0 where they cannot be built upon."""
-    try:
-        *version, validator = json.loads(_note(part).read_text())
-        if version == [url, first] and validator and validator.isprintable():
-            return part.stat().st_size, validator
-    except (OSError, ValueError, TypeError, AttributeError):
-        pass
-    return 0, ""
 
 
 def _validator(response: HTTPResponse) -> str:
