@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 # torch 2.13 has no matching torchvision on every platform, and mmcv does not build beside torch >= 2.14.
 TORCH := 'torch<2.13'
 
-# Threads that wait should sleep: on a busy machine spinning ones make training steps several times slower.
-export OMP_WAIT_POLICY ?= PASSIVE
+# The suite and the demo train while other processes run: there, threads that wait should sleep, because spinning ones
+# make a training step several times slower. Benchmarks run with OpenMP's default, which is faster for a single image.
+PASSIVE := OMP_WAIT_POLICY=PASSIVE
 
 # The core suite: what needs no extra.
 CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/test_mm*' \
@@ -23,7 +24,7 @@ endef
 export MMCV_NOTICE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-min test-newest test-consumers test-export test-docs test-timm audit dist lint format docs tables
+.PHONY: help demo test test-long test-min test-newest test-consumers test-export test-docs test-timm audit dist lint format docs gpu tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,31 +50,31 @@ $(VENV)/.installed-mmcv: Makefile | $(BIN)/python
 $(VENV)/.installed-test $(VENV)/.installed-dev: $(VENV)/.installed-mmcv
 
 demo: $(VENV)/.installed-demo  ## fine-tune mobilevitv3_xxs on real digit scans, evaluate, reload, predict
-	$(BIN)/python -m benchmarks.digits
+	$(PASSIVE) $(BIN)/python -m benchmarks.digits
 
 test: $(VENV)/.installed-test  ## run the whole suite, but for what is marked long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long and not browser" $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(PASSIVE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long and not browser" $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-long: $(VENV)/.installed-test  ## run what is marked long
-	$(BIN)/python -m pytest -m long
+	$(PASSIVE) $(BIN)/python -m pytest -m long
 
 test-min:  ## run the core tests with the oldest versions allowed
 	$(PYTHON) -m venv .venv-min
 	.venv-min/bin/python -m pip install --quiet -r tests/floors.txt
 	.venv-min/bin/python -m pip install --quiet --no-build-isolation -c tests/floors.txt -e .
-	.venv-min/bin/python -m pytest $(CORE) -k "not export_with_dynamic"
+	$(PASSIVE) .venv-min/bin/python -m pytest $(CORE) -k "not export_with_dynamic"
 
 test-newest:  ## run the core tests with the newest torch
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
 	    torch==2.14.1 torchvision==0.29.1 -e '.[test-core]'
-	.venv-newest/bin/python -m pytest $(CORE)
+	$(PASSIVE) .venv-newest/bin/python -m pytest $(CORE)
 
 test-export:  ## write every format, run the files in their runtimes and compare; the newest torch that ExecuTorch goes with
 	$(PYTHON) -m venv .venv-export
 	.venv-export/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1 \
 	    -e '.[test-core,onnx,coreml,executorch,openvino,litert,ncnn]'
-	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/export tests/docs/test_phone.py -m "not long" \
+	$(PASSIVE) OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/export tests/docs/test_phone.py -m "not long" \
 	    --ignore-glob='*/test_mm*'
 
 test-docs: docs $(VENV)/.installed-test  ## look at every page of the site in Chromium
@@ -83,7 +84,7 @@ test-consumers:  ## run tools that take timm's models, newest releases, with our
 	$(PYTHON) -m venv .venv-consumers
 	.venv-consumers/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
 	    -r tests/consumers/requirements.txt -e .
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-consumers/bin/python -m pytest tests/consumers --numprocesses auto \
+	$(PASSIVE) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-consumers/bin/python -m pytest tests/consumers --numprocesses auto \
 	    --junit-xml build/consumers.xml
 	.venv-consumers/bin/python tests/consumers/write_page.py build/consumers.xml docs/compatibility.md
 
@@ -95,7 +96,7 @@ dist: $(VENV)/.installed-release  ## build what is uploaded; the same commit giv
 	$(BIN)/twine check --strict dist/*
 
 test-timm: $(VENV)/.installed-test  ## run timm's own model tests over our models
-	$(BIN)/python tests/timm_suite.py
+	$(PASSIVE) $(BIN)/python tests/timm_suite.py
 
 lint: $(VENV)/.installed-lint  ## check style, types and what imports what
 	$(BIN)/ruff check .
@@ -109,6 +110,9 @@ format: $(VENV)/.installed-lint  ## put the code into shape
 
 docs: $(VENV)/.installed-docs  ## build the documentation site into build/docs, without network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+gpu:  ## check and measure everything on a GPU, from the source tree, with the Python that has torch
+	$(PYTHON) -m benchmarks.gpu
 
 tables: $(VENV)/.installed-test  ## write the figures and tables of the documents again
 	$(BIN)/python -m benchmarks.plots

@@ -63,15 +63,15 @@ def interleave(
     repeats = {}
     for name, call in calls.items():
         call()
-        repeats[name] = max(1, math.ceil(seconds / _time(call, 1, device)))
+        repeats[name] = max(1, math.ceil(seconds / seconds_of(call, device=device)))
     samples: dict[K, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            samples[name].append(_time(call, repeats[name], device))
+            samples[name].append(seconds_of(call, repeats[name], device))
     return samples
 
 
-def _time(call: Callable[[], object], repeats: int, device: str) -> float:
+def seconds_of(call: Callable[[], object], repeats: int = 1, device: str = "cpu") -> float:
     """Mean seconds of one call."""
     if device == "cuda":
         torch.cuda.synchronize()

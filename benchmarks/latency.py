@@ -1,12 +1,13 @@
 """Milliseconds per image on the CPU, at batch 1, on one thread and on all: ``python -m benchmarks.latency``.
 
 The preset ``models`` times all our models in eager mode, optimized and in ONNX Runtime; ``runtimes`` times some,
-and timm's, in everything they run in. On two CPU cores either takes under 10 minutes. Results go to
-``benchmarks/results/``, rewritten after every network.
+and timm's, in everything they run in. Each runtime has a process of its own. On two CPU cores either takes about 10
+minutes. Results go to ``benchmarks/results/``, rewritten after every network.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,17 +18,18 @@ from torch import Tensor, nn
 
 import timm_mobilevit
 
+from ._apart import interleave_apart, processes
 from ._device import all_threads, prepare
 from ._onnx import export_ours, export_timm, quantize, run
-from ._peers import OURS, TIMM, build, build_timm, check_agreement
+from ._peers import OURS, TIMM, build, build_timm, check_agreement, timm_name
 from ._progress import progress
 from ._results import RESULTS, file_name, origin, write
-from ._steps import compile_network, compiler, inference, make_images
-from ._timing import Spread, interleave, spread
+from ._steps import compile_network, inference, make_images
+from ._timing import Spread, spread
 
 RUNTIMES = ("eager", "optimized", "compiled", "onnxruntime", "onnxruntime int8", "executorch")
 _IN_TORCH = ("eager", "optimized", "compiled")
-_RUNTIMES_OF_TIMM = ("eager", "compiled", "onnxruntime")  # the others are made by this package
+_RUNTIMES = {OURS: RUNTIMES, TIMM: ("eager", "compiled", "onnxruntime")}  # this package makes what the others need
 
 # Networks, runtimes, and whether timm's networks are timed too.
 PRESETS = {
@@ -70,32 +72,18 @@ def measure(
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise ValueError(f"expected a runtime of {', '.join(RUNTIMES)}, got {runtime!r}")
-    ours = build(name)
-    networks = {OURS: (ours, ours)}  # to run in torch, and to export
-    if with_timm and (builtin := build_timm(ours, name)) is not None:
-        # What timm builds for export has no fused attention, so it does not stand for timm in eager mode.
-        networks[TIMM] = (builtin, build_timm(ours, name, exportable=True))
-    images = make_images(1, size, "nchw", "cpu")
-    with torch.inference_mode():
-        check_agreement({source: in_torch(images) for source, (in_torch, _) in networks.items()}, 1e-3)
+    sources = [OURS, TIMM] if with_timm and timm_name(name) else [OURS]
+    wanted = [(source, runtime) for source in sources for runtime in runtimes if runtime in _RUNTIMES[source]]
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, processes(wanted) as executors:
+        files, missing = _export(name, wanted, Path(folder), size)
         for count in threads:
-            torch.set_num_threads(count)
-            calls: dict[tuple[str, str], Callable[[], object]] = {}
-            notes: dict[tuple[str, str], str] = {}
-            with compiler():
-                for source, (in_torch, to_export) in networks.items():
-                    for runtime in runtimes:
-                        if source == TIMM and runtime not in _RUNTIMES_OF_TIMM:
-                            continue
-                        network = in_torch if runtime in _IN_TORCH else to_export
-                        try:
-                            calls[source, runtime] = _call(network, source, runtime, images, Path(folder), count)
-                        except ImportError as error:
-                            notes[source, runtime] = str(error)
-                samples = interleave(calls, rounds=rounds, seconds=seconds)
-            for key in (*calls, *notes):
+            makers = {
+                key: partial(_call, name, *key, files.get(key), size, count) for key in wanted if key not in missing
+            }
+            samples, absent = interleave_apart(executors, makers, rounds=rounds, seconds=seconds)
+            notes = {**missing, **absent}
+            for key in wanted:
                 rows.append(
                     {
                         "network": name,
@@ -106,45 +94,73 @@ def measure(
                         **_milliseconds(spread(samples[key]) if key in samples else None),
                         "note": notes.get(key, ""),
                         **origin("cpu"),
+                        "threads": count,
                     }
                 )
     return rows
 
 
-def _call(
-    network: nn.Module, source: str, runtime: str, images: Tensor, folder: Path, threads: int
-) -> Callable[[], object]:
-    """A pass of one image through a network in one runtime; what is exported is exported once."""
-    size = images.shape[-1]
-    if runtime == "eager":
-        return inference(network, images)
-    if runtime in ("optimized", "compiled"):
-        if source == OURS:
-            network = timm_mobilevit.optimize_for_inference(network)
-            images = images.contiguous(memory_format=torch.channels_last)
-        return inference(compile_network(network) if runtime == "compiled" else network, images)
-    if runtime == "executorch":
-        return _executorch(network, folder / "ours.pte", images, threads)
-    file = folder / f"{source}.onnx"
-    if not file.exists():
-        if source == OURS:
-            export_ours(network, file, size)
-        else:
-            export_timm(network, file, size, dynamo=False)
-    if runtime == "onnxruntime int8":
-        quantized = folder / f"{source}.int8.onnx"
-        if not quantized.exists():
-            quantize(file, quantized, size)
-        file = quantized
-    return run(file, images, threads)
+def _build(name: str) -> tuple[nn.Module, nn.Module | None]:
+    """Our network and timm's, with the same weights in every process."""
+    torch.manual_seed(0)
+    ours = build(name)
+    return ours, build_timm(ours, name)
 
 
-def _executorch(network: nn.Module, file: Path, images: Tensor, threads: int) -> Callable[[], object]:
+def _export(
+    name: str, wanted: Sequence[tuple[str, str]], folder: Path, size: int
+) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], str]]:
+    """Write the files that runtimes load, once networks give the same; returns them, and which package is missing."""
+    ours, theirs = _build(name)
+    if theirs is not None:
+        images = make_images(1, size, "nchw", "cpu")
+        with torch.inference_mode():
+            check_agreement({OURS: ours(images), TIMM: theirs(images)}, 1e-3)
+    files: dict[tuple[str, str], Path] = {}
+    missing = {}
+    for source, runtime in wanted:
+        try:
+            if runtime == "executorch":
+                from timm_mobilevit.export import export_executorch
+
+                files[source, runtime] = folder / "ours.pte"
+                export_executorch(ours, files[source, runtime], input_size=(3, size, size))
+            elif runtime not in _IN_TORCH:
+                file = folder / f"{source}.onnx"
+                if not file.exists() and source == OURS:
+                    export_ours(ours, file, size)
+                elif not file.exists():
+                    # What timm builds for export has no fused attention, so it does not stand for timm in eager mode.
+                    export_timm(build_timm(ours, name, exportable=True), file, size, dynamo=False)
+                files[source, runtime] = file
+                if runtime == "onnxruntime int8":
+                    files[source, runtime] = folder / f"{source}.int8.onnx"
+                    quantize(file, files[source, runtime], size)
+        except ImportError as error:
+            missing[source, runtime] = str(error)
+    return files, missing
+
+
+def _call(name: str, source: str, runtime: str, file: Path | None, size: int, threads: int) -> Callable[[], object]:
+    """A pass of one image through a network in one runtime, on a number of threads; made in a process of its own."""
+    prepare("cpu", threads)
+    images = make_images(1, size, "nchw", "cpu")
+    if file is not None:
+        return _executorch(file, images, threads) if runtime == "executorch" else run(file, images, threads)
+    ours, theirs = _build(name)
+    network = ours if source == OURS else theirs
+    assert network is not None
+    if runtime != "eager" and source == OURS:
+        network = timm_mobilevit.optimize_for_inference(network)
+        images = images.contiguous(memory_format=torch.channels_last)
+    if runtime == "compiled":
+        torch.compiler.reset()
+        network = compile_network(network)
+    return inference(network, images)
+
+
+def _executorch(file: Path, images: Tensor, threads: int) -> Callable[[], object]:
     """A call of ExecuTorch with XNNPACK."""
-    from timm_mobilevit.export import export_executorch
-
-    if not file.exists():
-        export_executorch(network, file, input_size=tuple(images.shape[1:]))
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 

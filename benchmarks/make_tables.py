@@ -127,6 +127,22 @@ def _instructions(row: Row) -> str:
     return f" on {row.get('instructions') or 'instructions that are not verified'}"
 
 
+def gpu() -> str:
+    """What was checked and timed on a GPU beside the targets."""
+    path = newest("gpu", "cuda")
+    if path is None:
+        return f"On a GPU: {_NOT_MEASURED}, `make gpu`."
+    rows = read(path)
+    lines = ["| | network | what | figure | at most | passed | faster than timm |", "|---|---|---|---:|---:|---|---:|"]
+    for row in rows:
+        figure = f"{row['value']} {row['unit']}" if row["value"] else row["note"] or _NOT_MEASURED
+        lines.append(
+            f"| {row['step']} | `{row['network']}` | {row['what']} | {figure} | {row['most']} | {row['passed']} "
+            f"| {_times(row['timm_over_ours'])} |"
+        )
+    return "\n".join((*lines, "", _origin(rows[0], path)))
+
+
 def latency() -> str:
     """The table of milliseconds per image of every model, from the newest measurements."""
     return _milliseconds(
@@ -286,6 +302,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/benchmarks.md": {
         "figures": partial(figures, "docs/benchmarks.md"),
         "targets": targets,
+        "gpu": gpu,
         "latency": latency,
         "runtimes": runtimes,
         "throughput": throughput,

@@ -1,6 +1,7 @@
 """The benchmarks of speed and complexity: what they count is right, what they write is complete. No speed is judged."""
 
 import doctest
+import functools
 import importlib.util
 import itertools
 import math
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from benchmarks import _device as device
 from benchmarks import complexity, latency, make_tables, plots, profile, targets, throughput
+from benchmarks._apart import interleave_apart, processes
 from benchmarks._memory import peak_extra_bytes, resident_bytes
 from benchmarks._operators import record
 from benchmarks._peers import OPTIMIZED, OURS, SCALE, TIMM, TRANSFORMERS, build_family, check_agreement, timm_name
@@ -238,10 +240,22 @@ def test_settings_beyond_the_memory_are_left_out(command, tmp_path, monkeypatch)
     assert [row["batch"] for row in read(path)] == ["1", "3"]
 
 
+def test_each_call_is_timed_in_its_process():
+    with processes("ab") as executors:
+        makers = {"a": functools.partial(functools.partial, os.getpid), "b": functools.partial(os.getenv, "HOME")}
+        with pytest.raises(TypeError, match="not callable"):  # the text that the maker of b gave is no call
+            interleave_apart(executors, makers, rounds=1, seconds=0)
+        samples, missing = interleave_apart(executors, {"a": makers["a"]}, rounds=3, seconds=0)
+        pids = {key: executor.submit(os.getpid).result() for key, executor in executors.items()}
+    assert len(samples["a"]) == 3
+    assert not missing
+    assert len({os.getpid(), *pids.values()}) == 3
+
+
 def test_latency(command, tmp_path):
     pytest.importorskip("onnxruntime")
     small = ("--network", V2, "--img-size", 64, "--rounds", 1, "--seconds", 0, "--out", tmp_path)
-    runtimes = ("eager", "optimized", "onnxruntime")
+    runtimes = ("optimized", "eager", "onnxruntime")
     options = itertools.chain.from_iterable(("--runtime", runtime) for runtime in runtimes)
     result = command(latency.main, "--preset", "runtimes", *small, *options)
     assert result.exit_code == 0, result.output
@@ -323,10 +337,10 @@ def test_targets_in_torch():
 def test_targets_in_processes_of_their_own(monkeypatch):
     threads = torch.get_num_threads()
     conditions = targets.Conditions("cpu", size=64, rounds=3, seconds=0)
-    for processes in (1, 2):
+    for count in (1, 2):
         found = targets.afresh(_process, V2, threads, conditions)["process", V2]
         assert found.ours == os.getpid()
-        assert found.peer == {1: 3, 2: 2}[processes]  # rounds of each, one more than asked for
+        assert found.peer == {1: 3, 2: 2}[count]  # rounds of each, one more than asked for
         assert len(set(found.ratios) - {os.getpid()}) == processes
         monkeypatch.setitem(targets._PROCESSES, _process, 2)
     (row,) = targets.measure(aims((targets.MEMORY, TIMM, 0.5)), conditions, run_measurement=targets.afresh)
