@@ -43,10 +43,12 @@ class Format:
 _DENSE = frozenset({"--config", "--backbone"})
 _HALF = frozenset({"--half"})
 _INT8 = frozenset({"--int8"})
-_ONNX = frozenset({"--static", "--fixed-size", "--opset"})
+_ONNX = frozenset({"--static", "--fixed-size", "--opset", "--half-io", "--softmax", "--image-input"})
 
 FORMATS = {
-    "onnx": Format("ONNX", ".onnx", ("onnx", "onnxscript"), runtime="onnxruntime", takes=_DENSE | _INT8 | _ONNX),
+    "onnx": Format(
+        "ONNX", ".onnx", ("onnx", "onnxscript"), runtime="onnxruntime", takes=_DENSE | _HALF | _INT8 | _ONNX
+    ),
     "coreml": Format(
         "Core ML", ".mlpackage", ("coremltools",), unverified="Core ML runs on Apple's systems only", takes=_DENSE
     ),

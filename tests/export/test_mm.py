@@ -217,3 +217,19 @@ def test_metadata_hold_all_settings_of_the_suppression():
     assert network.export_metadata["max_per_class"] == Config.fromfile(
         find_config("ssdlite_mobilevitv1-s")
     ).model.test_cfg.get("max_per_class", -1)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_forms_of_a_file(half, tmp_path):
+    """Pixels in, and for a segmentor probabilities out; the export compares each with PyTorch."""
+    pixels = torch.randint(256, (1, 64, 96, 3), dtype=torch.uint8).numpy()
+    options = {"dynamic_batch": False, "dynamic_size": False, "half": half, "image_input": True}
+    session = export(ExportableDetector(detector()), tmp_path / "ssd.onnx", (3, 64, 96), **options)
+    boxes, scores = session.run(["boxes", "scores"], {"images": pixels})
+    assert (boxes.dtype, scores.dtype) == ("float32", "float32")
+    network = ExportableSegmentor(deeplab())
+    session = export(network, tmp_path / "segmentor.onnx", (3, 64, 96), softmax=True, **options)
+    (probabilities,) = session.run(["probabilities"], {"images": pixels})
+    assert probabilities.sum(1) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(ValueError, match="softmax is for logits, but ExportableDetector gives boxes, scores"):
+        export(ExportableDetector(detector()), tmp_path / "ssd.onnx", (3, 64, 96), softmax=True)

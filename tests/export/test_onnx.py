@@ -3,18 +3,17 @@
 import json
 import re
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from export_models import KINDS, NAMES, close, run_file, shallow, trained_looking
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
 import timm_mobilevit
-from timm_mobilevit import MobileViT
 from timm_mobilevit.network.layers import ConvNormAct
 from timm_mobilevit.variants import VARIANTS
 
@@ -25,45 +24,11 @@ pytest.importorskip("onnxscript", reason="needs the extra onnx")
 from timm_mobilevit.cli import app  # noqa: E402
 from timm_mobilevit.export import check_onnx, export_onnx  # noqa: E402
 
-NAMES = timm.list_models(module="mobilevit_zoo")
-# The smallest variant of each kind of block.
-KINDS = [
-    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
-    for kind in sorted({variant.block for variant in VARIANTS.values()})
-]
 SIZE = (3, 64, 96)
-
-
-def run_file(path, images):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return dict(
-        zip((o.name for o in session.get_outputs()), session.run(None, {"images": images.numpy()}), strict=True)
-    )
-
-
-def shallow(name, num_classes=10):
-    """A model with every kind of layer that the variant has, once per stage: exporting takes a third of the time."""
-    variant = replace(VARIANTS[name], stage2_depth=1, transformer_depths=(1, 1, 1))
-    return trained_looking(MobileViT(variant, num_classes=num_classes))
-
-
-def trained_looking(model):
-    """Give norms and biases something to say, as those of a new model do not."""
-    for key, tensor in model.state_dict().items():
-        if key.endswith("running_var"):
-            nn.init.uniform_(tensor, 0.5, 1.5)
-        elif tensor.ndim == 1:
-            nn.init.normal_(tensor, 1.0 if key.endswith("weight") else 0.0, 0.1)
-    return model.eval()
 
 
 def metadata_of(path):
     return {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
-
-
-def close(actual, expected):
-    """Within 1e-4 of the standard deviation."""
-    torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-4 * expected.std().item())
 
 
 def check_any_batch_and_size(model, path):
@@ -233,7 +198,8 @@ def test_size_that_must_be_fixed(model, message, tmp_path):
         ({"input_size": (3, 64)}, "input_size must be channels, height and width"),
         ({"input_size": (3, 64, 0)}, "input_size must be"),
         ({"input_size": (1, 64, 64)}, "expected images of shape"),
-        ({"opset": 11}, "opset must be 18 or newer, got 11"),
+        ({"opset": 11}, "opset must be 17 or newer, got 11"),
+        ({"half_io": True}, "half_io is for half=True"),
     ],
 )
 def test_bad_arguments(options, message, tmp_path):
@@ -322,8 +288,14 @@ class TestCommand:
             (KINDS[0], "--calibration", "photos"),
             (KINDS[0], "--weight-type", "uint8"),
             (KINDS[0], "--int8", "--calibration", "photos", "--weight-type", "int4"),
+            (KINDS[0], "--int8", "--calibration", "photos", "--half"),
+            (KINDS[0], "--int8", "--calibration", "photos", "--image-input"),
+            (KINDS[0], "--half-io"),
+            (KINDS[0], "--opset", "16"),
             (KINDS[0], "--format", "coreml", "--static"),
             (KINDS[0], "--format", "litert", "--int8", "--calibration", "photos"),
+            (KINDS[0], "--format", "coreml", "--opset", "17"),
+            (KINDS[0], "--format", "executorch", "--softmax"),
         ],
         ids=" ".join,
     )

@@ -22,6 +22,7 @@ EXAMPLES = (
     "timm-mobilevit export digits --out digits.onnx --static",
     "timm-mobilevit export mobilevitv3_s --backbone --out-indices 2,3,4 --img-size 320 --out backbone.onnx",
     "timm-mobilevit export digits --format onnx --int8 --calibration scans --out digits_int8.onnx",
+    "timm-mobilevit export digits --static --half --opset 17 --image-input --softmax --out digits_half.onnx",
     "timm-mobilevit export mobilevitv2_0_5 --format coreml --out mobilevitv2_0_5.mlpackage",
     "timm-mobilevit export digits --format litert --out digits.tflite",
     "timm-mobilevit export --config ssdlite_mobilevitv2-1.0 --checkpoint ssdlite.pth --out ssdlite.onnx",
@@ -90,9 +91,26 @@ def export(
         bool, typer.Option("--fixed-size", help="ONNX: any number of images, all of that size.")
     ] = False,
     half: Annotated[
-        bool, typer.Option("--half", help="OpenVINO, LiteRT, ncnn, TensorRT: store the weights in float16.")
+        bool,
+        typer.Option(
+            "--half",
+            help="OpenVINO, LiteRT, ncnn, TensorRT: store the weights in float16. ONNX: weights and arithmetic in "
+            "float16, norms and softmax in float32.",
+        ),
     ] = False,
-    opset: Annotated[int, typer.Option(min=18, help="ONNX: version of the operators.")] = 18,
+    half_io: Annotated[
+        bool, typer.Option("--half-io", help="ONNX: with --half, float16 for inputs and outputs too.")
+    ] = False,
+    softmax: Annotated[bool, typer.Option("--softmax", help="ONNX: give probabilities instead of logits.")] = False,
+    image_input: Annotated[
+        bool,
+        typer.Option(
+            "--image-input",
+            help="ONNX: take pictures as they are decoded, uint8 [batch, height, width, channels], with scaling, mean "
+            "and standard deviation in the file.",
+        ),
+    ] = False,
+    opset: Annotated[int, typer.Option(min=17, help="ONNX: version of the operators.")] = 18,
     int8: Annotated[
         bool, typer.Option("--int8", help="ONNX, OpenVINO, ExecuTorch: quantise to 8 bits, with --calibration.")
     ] = False,
@@ -130,12 +148,20 @@ def export(
         raise typer.BadParameter("--labels is for classifiers")
     if weight_type and not (int8 and to == "onnx"):
         raise typer.BadParameter("--weight-type goes with --int8 and --format onnx")
+    if half_io and not half:
+        raise typer.BadParameter("--half-io goes with --half")
+    if to == "onnx" and int8 and (half or image_input):
+        raise typer.BadParameter("--int8 goes neither with --half nor with --image-input")
     given = {
         "--config": config,
         "--backbone": backbone,
         "--static": static,
         "--fixed-size": fixed_size,
         "--half": half,
+        "--half-io": half_io,
+        "--softmax": softmax,
+        "--image-input": image_input,
+        "--opset": opset != 18,
         "--int8": int8,
     }
     if refused := [name for name, value in given.items() if value and name not in FORMATS[to].takes]:
@@ -165,6 +191,7 @@ def export(
         options["half"] = half
     if to == "onnx":
         options |= {"dynamic_batch": not static, "dynamic_size": not static and not fixed_size, "opset": opset}
+        options |= {"half_io": half_io, "softmax": softmax, "image_input": image_input}
         options["weight_type"] = (weight_type or WeightType.int7).value
     write = _WRITERS.get(to, _write_with_timmx)
     found = write(network, out, to, options)

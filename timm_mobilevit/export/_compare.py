@@ -16,6 +16,11 @@ def make_images(shape: Sequence[int]) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
+def make_pixels(shape: Sequence[int]) -> Tensor:
+    """Random pictures [batch, height, width, channels] as they are decoded, in uint8."""
+    return torch.randint(256, tuple(shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
 def as_list(output: Any) -> list[Tensor]:
     """The outputs of a model, which may be one tensor or several."""
     return [output] if isinstance(output, Tensor) else list(output)

@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from .._files import replacing
 from .._version import __version__
 from ..inference.optimize import optimize_for_inference
-from ._compare import TOLERANCE, as_list, make_images, relative_difference
+from ._compare import TOLERANCE, as_list, make_images, make_pixels, relative_difference
 from ._facts import find_facts
+from ._half import HALF_TOLERANCE, to_half
+from ._interface import WithInterface
+from ._opset17 import to_opset_17
 from ._program import check_input_size
 
-OLDEST_OPSET = 18  # what torch's exporter writes; it only converts to others
+OLDEST_OPSET = 17
+_EXPORTER_OPSET = 18  # what torch's exporter writes; it only converts to newer ones
 _IR_VERSION = 8
 
 
@@ -29,7 +33,11 @@ def export_onnx(
     input_size: tuple[int, int, int] = (3, 256, 256),
     dynamic_batch: bool = True,
     dynamic_size: bool = True,
-    opset: int = OLDEST_OPSET,
+    opset: int = _EXPORTER_OPSET,
+    half: bool = False,
+    half_io: bool = False,
+    softmax: bool = False,
+    image_input: bool = False,
     labels: Sequence[str] | None = None,
     check: bool = True,
 ) -> float | None:
@@ -49,18 +57,27 @@ def export_onnx(
         input_size: Channels, height and width of the images that the export runs on.
         dynamic_batch: Whether the file takes any number of images; otherwise one.
         dynamic_size: Whether the file takes images of any size; otherwise ``input_size``.
-        opset: Version of the standard operators, 18 or newer.
+        opset: Version of the standard operators, 17 or newer.
+        half: Whether weights and arithmetic are float16, for runtimes that take the precision from the file. Norms,
+            softmax and what follows the last convolution or linear layer stay float32.
+        half_io: Whether inputs and outputs that are float32 otherwise are float16 too.
+        softmax: Whether the output is ``probabilities`` [batch, classes, …] instead of ``logits``.
+        image_input: Whether ``images`` are uint8 [batch, height, width, channels], as pictures are decoded: scaling,
+            mean and standard deviation are then in the file, and its metadata say 0 and 1. Otherwise they are float32
+            [batch, channels, height, width], in [0, 1] before mean and standard deviation.
         labels: Names of the classes; by default those that the model's configuration records or, for published
             weights, ImageNet's.
         check: Whether to validate the file, and to compare it with PyTorch in ONNX Runtime at ``input_size`` and, where
-            something is dynamic, at another batch and size: within 1e-4 of the standard deviation of each output.
+            something is dynamic, at another batch and size: within 1e-4 of the standard deviation of each output, with
+            ``half`` within 0.1.
 
     Returns:
         The largest difference from PyTorch, as a share of the standard deviation; None without ``check``.
 
     Raises:
         ImportError: If the extra ``onnx`` is not installed.
-        ValueError: If an argument has a value that it does not take, or the model cannot be exported for any size.
+        ValueError: If an argument has a value that it does not take, the model has no logits for ``softmax`` or does
+            not say its mean and standard deviation for ``image_input``, or it cannot be exported for any size.
         RuntimeError: If the file does not compute what the model computes. It is not kept.
 
     Example:
@@ -76,6 +93,8 @@ def export_onnx(
     check_input_size(input_size)
     if opset < OLDEST_OPSET:
         raise ValueError(f"opset must be {OLDEST_OPSET} or newer, got {opset}")
+    if half_io and not half:
+        raise ValueError("half_io is for half=True: only a file in half precision has float16 inputs and outputs")
 
     channels, height, width = input_size
     shapes = [(2 if dynamic_batch else 1, *input_size)]  # not 1: torch.export takes a size of 1 for a constant
@@ -84,29 +103,48 @@ def export_onnx(
         size = (height + 37, width + 5) if dynamic_size else (height, width)
         shapes.append((3 if dynamic_batch else 1, channels, *size))
 
-    reference = copy.deepcopy(model).cpu().float().eval()
-    program = _translate(
-        optimize_for_inference(reference),
-        make_images(shapes[0]),
-        output_names(model, _try_out(reference, shapes)),
-        dynamic_batch=dynamic_batch,
-        dynamic_size=dynamic_size,
-        opset=opset,
-    )
+    reference: nn.Module = copy.deepcopy(model).cpu().float().eval()
+    names = output_names(model, _try_out(reference, shapes))
     facts = find_facts(model, input_size, labels)
+    optimized = optimize_for_inference(reference)
+    if softmax or image_input:
+        interface = _interface(model, names, facts, softmax=softmax, image_input=image_input)
+        reference, optimized = (WithInterface(network, **interface).eval() for network in (reference, optimized))
+    if softmax:
+        names = ["probabilities"]
+    axes = {0: "batch"} if dynamic_batch else {}
+    if dynamic_size:
+        axes |= {1: "height", 2: "width"} if image_input else {2: "height", 3: "width"}
+    if image_input:
+        shapes = [(batch, height, width, channels) for batch, _, height, width in shapes]
+        facts |= {"mean": [0.0] * channels, "std": [1.0] * channels}  # nothing is left to do
+    images = (make_pixels if image_input else make_images)(shapes[0])
 
+    proto = _translate(optimized, images, names, axes, max(opset, _EXPORTER_OPSET)).model_proto
+    if opset < _EXPORTER_OPSET:
+        to_opset_17(proto)
+    if half:
+        proto = to_half(proto, half_io=half_io)
     with replacing(Path(path)) as temporary:
-        _save(program.model_proto, temporary, facts)
-        return check_onnx(temporary, reference, shapes) if check else None
+        _save(proto, temporary, facts)
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
+        return check_onnx(temporary, reference, shapes, tolerance=tolerance) if check else None
 
 
-def check_onnx(path: str | os.PathLike[str], model: nn.Module, shapes: Sequence[tuple[int, ...]]) -> float:
+def check_onnx(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    tolerance: float = TOLERANCE,
+) -> float:
     """Validate a file, and compare it with the model that it was written from in ONNX Runtime on the CPU.
 
     Args:
         path: The file.
-        model: The model, in evaluation mode on the CPU.
+        model: The model, in float32 and evaluation mode on the CPU. Where the file takes uint8, it takes that too.
         shapes: Shapes of the batches of random images to compare on.
+        tolerance: How far an output may be from the model's, as a share of its standard deviation.
 
     Returns:
         The largest difference, as a share of the standard deviation of the output.
@@ -114,7 +152,7 @@ def check_onnx(path: str | os.PathLike[str], model: nn.Module, shapes: Sequence[
     Raises:
         ImportError: If the extra ``onnx`` is not installed.
         RuntimeError: If the file is not valid, needs operators outside the standard, does not run, or an output is
-            further from the model's than 1e-4 of its standard deviation.
+            further from the model's than ``tolerance``.
     """
     _require("onnx", "onnxruntime")
     import onnx
@@ -133,13 +171,15 @@ def check_onnx(path: str | os.PathLike[str], model: nn.Module, shapes: Sequence[
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
+    kind = session.get_inputs()[0].type
     largest = 0.0
     for shape in shapes:
-        images = make_images(shape)
+        images = make_pixels(shape) if kind == "tensor(uint8)" else make_images(shape)
+        feed = images.half() if kind == "tensor(float16)" else images
         with torch.inference_mode():
             expected = as_list(model(images))
         try:
-            outputs = session.run(None, {"images": images.numpy()})
+            outputs = session.run(None, {"images": feed.numpy()})
         except Exception as error:  # ONNX Runtime's own
             raise RuntimeError(
                 f"the exported file does not run on {list(shape)}; if a map has a single pixel at input_size, that has "
@@ -147,10 +187,10 @@ def check_onnx(path: str | os.PathLike[str], model: nn.Module, shapes: Sequence[
             ) from error
         for name, ours, theirs in zip(names, expected, outputs, strict=True):
             difference = relative_difference(ours, theirs)
-            if not difference <= TOLERANCE:  # nan is a failure too
+            if not difference <= tolerance:  # nan is a failure too
                 raise RuntimeError(
                     f"on {list(shape)} the output {name} differs from PyTorch's by {difference:.2g} of its spread, "
-                    f"more than {TOLERANCE:g}; if it does so at other sizes than input_size only, export with "
+                    f"more than {tolerance:g}; if it does so at other sizes than input_size only, export with "
                     "dynamic_size=False"
                 )
             largest = max(largest, difference)
@@ -193,12 +233,24 @@ def _try_out(model: nn.Module, shapes: Sequence[tuple[int, ...]]) -> int:
     return count
 
 
-def _translate(
-    model: Any, images: Tensor, names: list[str], *, dynamic_batch: bool, dynamic_size: bool, opset: int
-) -> Any:
-    axes = {0: "batch"} if dynamic_batch else {}
-    if dynamic_size:
-        axes |= {2: "height", 3: "width"}
+def _interface(
+    model: nn.Module, names: list[str], facts: dict[str, Any], *, softmax: bool, image_input: bool
+) -> dict[str, Any]:
+    """The options of ``WithInterface`` for a model."""
+    if softmax and names != ["logits"]:
+        raise ValueError(f"softmax is for logits, but {type(model).__name__} gives {', '.join(names)}")
+    if not image_input:
+        return {"softmax": softmax}
+    missing = [key for key in ("mean", "std") if key not in facts]
+    if missing:
+        raise ValueError(
+            f"image_input needs the {' and '.join(missing)} of the images, which {type(model).__name__} does not know; "
+            "set them in its pretrained_cfg"
+        )
+    return {"mean": facts["mean"], "std": facts["std"], "softmax": softmax, "image_input": True}
+
+
+def _translate(model: Any, images: Tensor, names: list[str], axes: dict[int, str], opset: int) -> Any:
     # Static strides in the default layout: the channels-last one, which is faster in PyTorch, adds transpositions here.
     model = model.to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings():

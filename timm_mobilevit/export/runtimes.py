@@ -97,8 +97,20 @@ def _open_onnx(path: Path, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})  # type: ignore[no-any-return]
+    source, output = session.get_inputs()[0], session.get_outputs()[0]
+
+    def run(images: NDArray[np.float32]) -> list[NDArray[Any]]:
+        feed: NDArray[Any] = images
+        if source.type == "tensor(uint8)":  # pictures as they are decoded; mean and std are in the file
+            feed = np.round(255 * images).astype(np.uint8).transpose(0, 2, 3, 1)
+        elif source.type == "tensor(float16)":
+            feed = images.astype(np.float16)
+        outputs: list[NDArray[Any]] = session.run(None, {source.name: feed})
+        if output.name == "probabilities":  # of which these are logits
+            outputs = [np.log(np.maximum(outputs[0], np.finfo(outputs[0].dtype).tiny))]
+        return outputs
+
+    return run
 
 
 def _open_openvino(path: Path, threads: int) -> Run:
