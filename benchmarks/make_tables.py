@@ -236,7 +236,7 @@ def _origin(row: dict[str, str], path: Path) -> str:
     return f"{_where(row)}: [{path.name}](../benchmarks/results/{path.name})."
 
 
-def figures(page: str) -> str:
+def figures(page: str = "docs/benchmarks.md") -> str:
     """The figures of a page that there are measurements for."""
     drawn = (figure for figure in plots.FIGURES if figure.page == page and newest(figure.bench, figure.device))
     links = (f"![{figure.alt}]({figure.name}.svg)" for figure in drawn)
@@ -300,7 +300,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"architectures": architectures},
     "docs/models.md": {"models": models},
     "docs/benchmarks.md": {
-        "figures": partial(figures, "docs/benchmarks.md"),
+        "figures": figures,
         "targets": targets,
         "gpu": gpu,
         "latency": latency,
