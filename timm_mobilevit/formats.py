@@ -43,7 +43,9 @@ class Format:
 _DENSE = frozenset({"--config", "--backbone"})
 _HALF = frozenset({"--half"})
 _INT8 = frozenset({"--int8"})
-_ONNX = frozenset({"--static", "--fixed-size", "--opset", "--half-io", "--softmax", "--image-input"})
+_ONNX = frozenset(
+    {"--static", "--fixed-size", "--opset", "--half-io", "--softmax", "--image-input", "--raw", "--argmax"}
+)
 
 FORMATS = {
     "onnx": Format(

@@ -13,14 +13,21 @@ import numpy as np
 import pytest
 import torch
 import typer
+from mmdet.apis import DetInferencer
+from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmseg.apis import MMSegInferencer
+from mmseg.structures import SegDataSample
 from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks import mm_predict
 from benchmarks.mm_data import write_scenes
+from timm_mobilevit.cli import app
+from timm_mobilevit.mm import TimmMobileViT
+from timm_mobilevit.mm.loading import load_model
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "benchmarks" / "mm_digits").glob("*.py"))
@@ -187,6 +194,62 @@ def test_testing_twice_gives_what_training_measured(run, tmp_path):
         np.testing.assert_array_equal(one, other)
     validated = last_validation(run)
     assert {key: validated[key] for key in metrics[0]} == pytest.approx(metrics[0])
+
+
+def test_training_is_exported(run, tmp_path):
+    """By the command, from the file as the runner wrote it; what the file finds is what the model finds."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    out = tmp_path / "model.onnx"
+    segments = "mmseg" in (run / "config.py").read_text()
+    arguments = ["export", "--config", run / "config.py", "--checkpoint", checkpoint(run), "--fixed-size", "--out", out]
+    done = CliRunner().invoke(app, [str(argument) for argument in [*arguments, *(["--argmax"] if segments else [])]])
+    assert done.exit_code == 0, done.output
+    model, _ = load_model(str(run / "config.py"), checkpoint(run))
+    images = torch.rand(1, 3, SIZE, SIZE)
+    outputs = onnxruntime.InferenceSession(out).run(None, {"images": images.numpy()})
+    meta = dict.fromkeys(("img_shape", "batch_input_shape", "ori_shape", "pad_shape"), (SIZE, SIZE))
+    kind = SegDataSample if segments else DetDataSample
+    with torch.inference_mode():
+        (sample,) = model.predict(images, [kind(metainfo={**meta, "scale_factor": (1.0, 1.0)})])
+    if segments:
+        assert (outputs[0] == sample.pred_sem_seg.data.numpy()).mean() > 0.999
+    else:
+        found = sample.pred_instances
+        assert len(found) > 5
+        for actual, expected in zip(outputs, (found.bboxes, found.scores, found.labels), strict=True):
+            np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=1e-4 * max(float(expected.max()), 1))
+
+
+@pytest.mark.parametrize("converted", [False, True], ids=["trained", "converted"])
+def test_inferencers_draw_without_network(run, scenes, converted, tmp_path, monkeypatch):
+    """The config asks for published weights, which nobody fetches: the checkpoint has all."""
+    config = Config.fromfile(run / "config.py")
+    config.model.backbone.pretrained = True
+    config.dump(tmp_path / "config.py")
+    weights = checkpoint(run)
+    if converted:
+        weights = tmp_path / "converted.pth"
+        arguments = ["convert", checkpoint(run), "--config", tmp_path / "config.py", "--out", weights]
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+
+    def no_network(*_, **__):
+        raise AssertionError("nothing is to be fetched")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    monkeypatch.setattr(TimmMobileViT, "_read_pretrained", no_network)
+    image = sorted((scenes / "img_dir" / "val").iterdir())[0]
+    options = {"model": str(tmp_path / "config.py"), "weights": str(weights), "device": "cpu"}
+    if config.default_scope == "mmseg":
+        inferencer = MMSegInferencer(**options)
+        inferencer(str(image), out_dir=str(tmp_path / "found"), show=False)
+    else:
+        inferencer = DetInferencer(**options, show_progress=False)
+        inferencer(str(image), out_dir=str(tmp_path / "found"), pred_score_thr=0.0, print_result=False)
+    assert tuple(inferencer.model.dataset_meta["classes"])[-1] == "9"
+    (picture,) = (tmp_path / "found" / "vis").iterdir()
+    plain = np.asarray(Image.open(image).convert("RGB")).astype(float)
+    assert np.abs(np.asarray(Image.open(picture).convert("RGB")).astype(float) - plain).mean() > 3  # of 255
 
 
 def test_prediction_is_drawn(run, scenes, tmp_path):

@@ -56,7 +56,7 @@ def predict_dense(
     steps = [step for step in cfg.test_dataloader.dataset.pipeline if not step.type.endswith("LoadAnnotations")]
     pipeline = Compose(steps)
     meta = dataset_meta(cfg)
-    colours = [tuple(colour) for colour in meta.get("palette") or get_palette("random", len(meta["classes"]))]
+    colours = meta.get("palette") or get_palette("random", len(meta["classes"]))
     visualizers = {"detections": DetLocalVisualizer(), "segments": SegLocalVisualizer(alpha=0.6)}
     for visualizer in visualizers.values():
         visualizer.dataset_meta = {"classes": meta["classes"], "palette": colours}

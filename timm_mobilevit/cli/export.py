@@ -90,6 +90,17 @@ def export(
     fixed_size: Annotated[
         bool, typer.Option("--fixed-size", help="ONNX: any number of images, all of that size.")
     ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="ONNX, detectors: write the boxes and scores of all anchors and leave the suppression to the "
+            "application, as in the other formats.",
+        ),
+    ] = False,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="ONNX, segmentors: write the class of each pixel instead of logits.")
+    ] = False,
     half: Annotated[
         bool,
         typer.Option(
@@ -144,6 +155,10 @@ def export(
         raise typer.BadParameter("--backbone takes a model, not a --config")
     if int8 != (calibration is not None):
         raise typer.BadParameter("--int8 and --calibration go together: ranges are measured on images")
+    if (raw or argmax) and not config:
+        raise typer.BadParameter("--raw and --argmax go with --config")
+    if argmax and softmax:
+        raise typer.BadParameter("--argmax and --softmax exclude each other: both are of the logits")
     if labels and (config or backbone):
         raise typer.BadParameter("--labels is for classifiers")
     if weight_type and not (int8 and to == "onnx"):
@@ -157,6 +172,8 @@ def export(
         "--backbone": backbone,
         "--static": static,
         "--fixed-size": fixed_size,
+        "--raw": raw,
+        "--argmax": argmax,
         "--half": half,
         "--half-io": half_io,
         "--softmax": softmax,
@@ -193,6 +210,9 @@ def export(
         options |= {"dynamic_batch": not static, "dynamic_size": not static and not fixed_size, "opset": opset}
         options |= {"half_io": half_io, "softmax": softmax, "image_input": image_input}
         options["weight_type"] = (weight_type or WeightType.int7).value
+        options["finish"] = _finisher(network, raw=raw, argmax=argmax) if config else None
+        if options["finish"] and not argmax:  # detections are those of one image
+            options["dynamic_batch"] = False
     write = _WRITERS.get(to, _write_with_timmx)
     found = write(network, out, to, options)
     if isinstance(found, float):
@@ -244,19 +264,35 @@ def _indices(text: str) -> list[int]:
         raise ValueError(f"--out-indices must be numbers separated by commas, such as 2,3,4; got {text!r}") from error
 
 
-def _write_onnx(network: "nn.Module", out: Path, to: str, options: dict[str, Any]) -> "Found":
-    from ..export.onnx import export_onnx
+def _finisher(network: Any, *, raw: bool, argmax: bool) -> "Callable[[str | Path, Path], None] | None":
+    """What is added to the file of a detector or segmentor."""
+    from ..export.final_outputs import add_argmax, add_suppression
 
-    calibration, weight_type = options.pop("calibration"), options.pop("weight_type")
-    if calibration is None:
-        return export_onnx(network, out, **options)
+    is_detector = network.export_metadata["task"] == "object-detection"
+    if (argmax and is_detector) or (raw and not is_detector):
+        raise typer.BadParameter("--raw is for detectors, --argmax for segmentors")
+    if is_detector:
+        return None if raw else add_suppression
+    return add_argmax if argmax else None
+
+
+def _write_onnx(network: "nn.Module", out: Path, to: str, options: dict[str, Any]) -> "Found":
     import tempfile
 
+    from ..export.onnx import export_onnx
     from ..export.quantize import quantize_onnx
 
+    calibration, weight_type, finish = (options.pop(key) for key in ("calibration", "weight_type", "finish"))
+    if calibration is None and not finish:
+        return export_onnx(network, out, **options)
     with tempfile.TemporaryDirectory() as folder:
-        export_onnx(network, f"{folder}/float.onnx", **options)
-        return quantize_onnx(f"{folder}/float.onnx", out, calibration, weight_type=weight_type)
+        network_file, quantized_file = (Path(folder, name) for name in ("float.onnx", "int8.onnx"))
+        found: Found = export_onnx(network, network_file, **options)
+        if calibration is not None:
+            found = quantize_onnx(network_file, quantized_file if finish else out, calibration, weight_type=weight_type)
+        if finish:
+            finish(quantized_file if calibration is not None else network_file, out)
+    return found
 
 
 def _write_coreml(network: "nn.Module", out: Path, to: str, options: dict[str, Any]) -> "Found":

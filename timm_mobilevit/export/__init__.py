@@ -6,6 +6,7 @@ ready by ``timm_mobilevit.export.mm``, which needs the extra ``mm``.
 
 from .coreml import export_coreml
 from .executorch import export_executorch
+from .final_outputs import add_argmax, add_suppression
 from .onnx import check_onnx, export_onnx
 from .quantize import quantize_onnx
 from .runtimes import ExportedModel
@@ -13,6 +14,8 @@ from .with_timmx import export_with_timmx
 
 __all__ = [
     "ExportedModel",
+    "add_argmax",
+    "add_suppression",
     "check_onnx",
     "export_coreml",
     "export_executorch",

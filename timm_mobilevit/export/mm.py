@@ -2,8 +2,8 @@
 
 mmdet's and mmseg's own forward takes data samples and gives lists of detections, of a length that depends on the image:
 nothing that an exporter can follow. What is exported ends where arrays of fixed shape do. A detector gives decoded
-boxes and scores for every anchor. The suppression of overlapping boxes is left to the runtime: they all have one of
-their own, and it is where an application sets its thresholds. A segmentor gives logits of the size of the image.
+boxes and scores for every anchor; a segmentor gives logits of the size of the image. The metadata say what has to
+follow. ``timm_mobilevit.export.final_outputs`` adds it to ONNX files; elsewhere it is the application's.
 """
 
 from typing import Any
@@ -24,9 +24,11 @@ class ExportableDetector(nn.Module):
 
     Boxes are fractions of the image, so that they can be multiplied by the width and height of the original picture:
     the detector sees it squashed to a square. They are not clipped, as in the reference, which clips after the
-    suppression. To get mmdet's detections: of each class the ``nms_pre`` best scores above ``score_thr``; suppression
-    per class with ``iou_threshold``, on boxes in pixels; of each class the ``max_per_class`` best; of all classes the
-    ``max_per_img`` best; clip to the image. An exported file has these settings in its metadata; -1 stands for all.
+    suppression. To get mmdet's detections: leave out boxes that have no area once they are clipped; of each class the
+    ``nms_pre`` best scores above ``score_thr``; suppression per class with ``iou_threshold``, on boxes in pixels; of
+    each class the ``max_per_class`` best; of all classes the ``max_per_img`` best; clip to the image. An exported file
+    has these settings in its metadata; -1 stands for all.
+    :func:`timm_mobilevit.export.final_outputs.detections` does that.
 
     Args:
         detector: A ``SingleStageDetector`` with a ``SSDLiteHead``.
@@ -53,6 +55,7 @@ class ExportableDetector(nn.Module):
             **_preprocessing(detector.data_preprocessor),
             "score_thr": test_cfg.get("score_thr", 0.0),
             "nms_pre": test_cfg.get("nms_pre", -1),
+            "nms": dict(test_cfg["nms"]),
             "iou_threshold": test_cfg["nms"]["iou_threshold"],
             "max_per_class": test_cfg.get("max_per_class", -1),
             "max_per_img": test_cfg.get("max_per_img", -1),

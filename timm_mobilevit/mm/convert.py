@@ -200,7 +200,7 @@ def dataset_meta(config: Any) -> dict[str, Any]:
         return {}
     names = meta["classes"]
     classes = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
-    palette = [[int(value) for value in colour] for colour in meta.get("palette") or ()]
+    palette = [tuple(int(value) for value in colour) for colour in meta.get("palette") or ()]  # mmdet takes no lists
     if classes != tuple(known.get("classes") or ()) and "palette" not in (data.get("metainfo") or {}):
         palette = []  # the data set's own colours are those of other classes
     return {"classes": classes, **({"palette": palette} if palette else {})}

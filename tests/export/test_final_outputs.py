@@ -1,0 +1,229 @@
+"""ONNX files that give detections and classes: those of the model's own predict."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from mm_models import SMALL, segmentor, ssd
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmseg.structures import SegDataSample
+from typer.testing import CliRunner
+
+from timm_mobilevit.cli import app
+from timm_mobilevit.configs import find_config
+from timm_mobilevit.export.final_outputs import add_argmax, add_suppression, detections
+from timm_mobilevit.export.mm import ExportableDetector, ExportableSegmentor
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+# As CVNets v0.2 and v0.1 evaluate, and with limits that few images reach.
+RULES = {
+    "v0.2": {},
+    "v0.1": {"nms_pre": -1, "max_per_class": 200, "max_per_img": -1, "score_thr": 0.05},
+    "tight": {"nms_pre": 9, "max_per_class": 4, "max_per_img": 7, "nms": {"type": "nms", "iou_threshold": 0.3}},
+    "everything": {"nms_pre": -1, "max_per_img": -1, "score_thr": 0.0},
+}
+
+
+def detector(**test_cfg):
+    """A detector whose boxes and scores differ from anchor to anchor: no two are equal, few are certain."""
+    model = ssd(SMALL, num_classes=3, **test_cfg).eval()
+    model.data_preprocessor._channel_conversion = True
+    for predictor in model.bbox_head.predictors:
+        last = predictor if isinstance(predictor, torch.nn.Conv2d) else predictor[-1]
+        torch.nn.init.normal_(last.bias, std=1.0)
+        torch.nn.init.normal_(last.weight, std=20 / math.sqrt(last.in_channels))
+    return model
+
+
+def export(network, path, **options):
+    from timm_mobilevit.export import export_onnx
+
+    export_onnx(network, path, **options)
+    return path
+
+
+def run(path, images):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].name == "images"
+    return [output.name for output in session.get_outputs()], session.run(None, {"images": images.numpy()})
+
+
+def predicted(model, images):
+    """Boxes, scores and labels that the detector itself finds in one image."""
+    shape = tuple(images.shape[-2:])
+    meta = {"img_shape": shape, "batch_input_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)}
+    with torch.inference_mode():
+        (sample,) = model.predict(images, [DetDataSample(metainfo=meta)])
+    found = sample.pred_instances
+    return found.bboxes, found.scores, found.labels
+
+
+def assert_same(actual, expected):
+    for one, other, tolerance in zip(actual, expected, (1e-2, 1e-4, 0), strict=True):  # of pixels: 1e-4 of the image
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module", params=RULES, ids=list(RULES))
+def suppressed(request, tmp_path_factory):
+    """A detector and its file, for 96×64 pixels."""
+    torch.manual_seed(0)
+    model = detector(**RULES[request.param])
+    path = tmp_path_factory.mktemp("ssd") / "ssd.onnx"
+    export(ExportableDetector(model), path, input_size=(3, 96, 64), dynamic_batch=False, dynamic_size=False)
+    raw = path.with_name("raw.onnx")
+    raw.write_bytes(path.read_bytes())
+    add_suppression(path, path)
+    return model, path, raw
+
+
+class TestSuppression:
+    def test_same_boxes_in_the_same_order_as_predict(self, suppressed):
+        model, path, _ = suppressed
+        for _ in range(3):
+            images = torch.rand(1, 3, 96, 64)
+            names, outputs = run(path, images)
+            expected = predicted(model, images)
+            assert names == ["boxes", "scores", "labels"]
+            assert len(expected[0]) > 5
+            assert len(set(expected[2].tolist())) == 3
+            assert_same(outputs, expected)
+
+    def test_metadata_alone_give_them(self, suppressed):
+        model, path, raw = suppressed
+        images = torch.rand(1, 3, 96, 64)
+        session = onnxruntime.InferenceSession(raw)
+        settings = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+        boxes, scores = (torch.from_numpy(output[0]) for output in session.run(None, {"images": images.numpy()}))
+        assert_same(detections(boxes, scores, (96, 64), settings), predicted(model, images))
+        final = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+        assert json.loads(final["suppressed"]) is True
+
+    def test_nothing_found(self, suppressed, tmp_path):
+        _, _, raw = suppressed
+        import onnx
+
+        proto = onnx.load(raw)
+        for prop in proto.metadata_props:
+            if prop.key == "score_thr":
+                prop.value = "1.0"
+        onnx.save(proto, tmp_path / "strict.onnx")
+        add_suppression(tmp_path / "strict.onnx", tmp_path / "none.onnx")
+        _, (boxes, scores, labels) = run(tmp_path / "none.onnx", torch.rand(1, 3, 96, 64))
+        assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
+
+    def test_other_files_are_refused(self, suppressed, tmp_path):
+        _, path, raw = suppressed
+        with pytest.raises(ValueError, match="expected a file with the task object-detection and the outputs boxes"):
+            add_suppression(path, tmp_path / "twice.onnx")
+        with pytest.raises(ValueError, match="expected a file with the task semantic-segmentation"):
+            add_argmax(raw, tmp_path / "classes.onnx")
+        assert not list(tmp_path.iterdir())
+
+    def test_other_suppressions_are_refused(self, tmp_path):
+        model = detector(nms={"type": "soft_nms", "iou_threshold": 0.5})
+        path = tmp_path / "a.onnx"
+        export(ExportableDetector(model), path, input_size=(3, 64, 64), dynamic_batch=False, dynamic_size=False)
+        with pytest.raises(ValueError, match=r"is {'type': 'soft_nms'.*expected dict\(type='nms'"):
+            add_suppression(path, path)
+
+    def test_one_image_only(self, tmp_path):
+        path = export(ExportableDetector(detector()), tmp_path / "a.onnx", input_size=(3, 64, 64), dynamic_size=False)
+        with pytest.raises(ValueError, match="takes several: export with dynamic_batch=False"):
+            add_suppression(path, path)
+
+    def test_a_file_that_finds_something_else_is_not_kept(self, suppressed, tmp_path, monkeypatch):
+        from timm_mobilevit.export import final_outputs
+
+        _, _, raw = suppressed
+        wrong = final_outputs._SUPPRESSION.replace("found_classes = Gather<axis = 1>(found, second)", "").replace(
+            "found_classes", "found_anchors"
+        )
+        lines = wrong.splitlines()
+        labels = next(i for i, line in enumerate(lines) if "labels = Gather(" in line)
+        kept = next(i for i, line in enumerate(lines) if "found_anchors = Gather" in line)
+        lines.insert(labels, lines.pop(kept))
+        monkeypatch.setattr(final_outputs, "_SUPPRESSION", "\n".join(lines))
+        with pytest.raises(RuntimeError, match="% of them all are not in both"):
+            add_suppression(raw, tmp_path / "wrong.onnx")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.long
+    def test_any_size(self, tmp_path):
+        model = detector()
+        path = export(ExportableDetector(model), tmp_path / "ssd.onnx", input_size=(3, 288, 288), dynamic_batch=False)
+        add_suppression(path, path)
+        images = torch.rand(1, 3, 320, 256)
+        assert_same(run(path, images)[1], predicted(model, images))
+
+
+def test_classes_of_a_segmentor(tmp_path):
+    model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), auxiliary=False).eval()
+    model.data_preprocessor._channel_conversion = True
+    path = export(ExportableSegmentor(model), tmp_path / "seg.onnx", input_size=(3, 64, 96), dynamic_size=False)
+    add_argmax(path, path)
+    images = torch.rand(2, 3, 64, 96)
+    names, (classes,) = run(path, images)
+    meta = {"ori_shape": (64, 96), "img_shape": (64, 96), "pad_shape": (64, 96)}
+    with torch.inference_mode():
+        results = model.predict(images, [SegDataSample(metainfo=meta) for _ in range(2)])
+    assert names == ["classes"]
+    expected = torch.cat([result.pred_sem_seg.data for result in results]).numpy()
+    assert classes.shape == expected.shape
+    assert (classes == expected).mean() > 0.999  # a pixel can lie between two classes
+
+
+class TestCommand:
+    def invoke(self, out, *options):
+        command = ["export", *options, "--random-weights", "--fixed-size", "--img-size", "64", "--out", str(out)]
+        return CliRunner().invoke(app, command)
+
+    def outputs(self, path):
+        return [output.name for output in onnxruntime.InferenceSession(path).get_outputs()]
+
+    def test_a_detector_gives_detections_by_default(self, tmp_path):
+        done = self.invoke(tmp_path / "ssd.onnx", "--config", "ssdlite_mobilevitv3-xxs")
+        assert done.exit_code == 0, done.output
+        assert self.outputs(tmp_path / "ssd.onnx") == ["boxes", "scores", "labels"]
+
+    def test_raw(self, tmp_path):
+        done = self.invoke(tmp_path / "ssd.onnx", "--config", "ssdlite_mobilevitv3-xxs", "--raw")
+        assert done.exit_code == 0, done.output
+        assert self.outputs(tmp_path / "ssd.onnx") == ["boxes", "scores"]
+
+    def test_argmax(self, tmp_path):
+        done = self.invoke(tmp_path / "seg.onnx", "--config", "deeplabv3_mobilevitv3-0.5-d16", "--argmax")
+        assert done.exit_code == 0, done.output
+        assert self.outputs(tmp_path / "seg.onnx") == ["classes"]
+
+    def test_in_half_precision_from_decoded_pictures(self, tmp_path):
+        path = tmp_path / "ssd.onnx"
+        options = ("--config", "ssdlite_mobilevitv3-xxs", "--half", "--image-input", "--opset", "17")
+        done = self.invoke(path, *options)
+        assert done.exit_code == 0, done.output
+        session = onnxruntime.InferenceSession(path)
+        boxes, scores, labels = session.run(None, {"images": np.zeros((1, 64, 64, 3), np.uint8)})
+        assert (boxes.shape[1:], scores.ndim, labels.dtype) == ((4,), 1, np.int64)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--config", "ssdlite_mobilevitv3-xxs", "--argmax"), "--raw is for detectors, --argmax for segmentors"),
+            (("--config", "deeplabv3_mobilevitv3-0.5-d16", "--raw"), "--raw is for detectors, --argmax for segmentors"),
+            (("mobilevitv3_xxs", "--raw"), "--raw and --argmax go with --config"),
+        ],
+    )
+    def test_what_does_not_go_together(self, options, message, tmp_path):
+        done = self.invoke(tmp_path / "file.onnx", *options)
+        assert done.exit_code == 2
+        assert message in " ".join(done.stderr.replace("│", " ").split())
+        assert not list(tmp_path.iterdir())
+
+
+def test_rules_of_the_configs_are_those_that_are_tested():
+    """Every config suppresses by the kind that is added to its file."""
+    for name in ("ssdlite_mobilevitv1-s", "ssdlite_mobilevitv2-1.0"):
+        assert Config.fromfile(find_config(name)).model.test_cfg.nms.keys() == {"type", "iou_threshold"}
