@@ -24,7 +24,7 @@ endef
 export MMCV_NOTICE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-min test-newest test-consumers test-export test-docs test-timm audit dist lint format docs gpu tables
+.PHONY: help demo test test-long test-min test-newest test-consumers test-export test-mm-upstream test-docs test-timm audit dist lint format docs gpu tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,6 +76,17 @@ test-export:  ## write every format, run the files in their runtimes and compare
 	    -e '.[test-core,onnx,coreml,executorch,openvino,litert,ncnn]'
 	$(PASSIVE) OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/export tests/docs/test_phone.py -m "not long" \
 	    --ignore-glob='*/test_mm*'
+
+# Those of OpenMMLab itself, which the forks that `make test` installs go on from.
+test-mm-upstream:  ## run the tests of detection and segmentation with OpenMMLab's own last releases, mmcv built
+	$(PYTHON) -m venv .venv-mm-upstream
+	.venv-mm-upstream/bin/python -m pip install --quiet $(TORCH) 'setuptools>=77,<81' wheel ninja
+	@.venv-mm-upstream/bin/python -c "import mmcv.ops" 2>/dev/null || echo "$$MMCV_NOTICE"
+	MMCV_WITH_OPS=1 FORCE_CUDA=0 .venv-mm-upstream/bin/python -m pip install --quiet --no-build-isolation mmcv==2.1.0
+	.venv-mm-upstream/bin/python -m pip install --quiet $(TORCH) -e '.[test-core,onnx]' \
+	    mmengine==0.10.7 mmdet==3.3.0 mmsegmentation==1.2.2 ftfy regex
+	$(PASSIVE) OMP_NUM_THREADS=1 .venv-mm-upstream/bin/python -m pytest -m "not long" \
+	    tests/mm tests/export/test_mm*.py tests/cli/test_mm.py tests/cli/test_predict_mm.py timm_mobilevit/mm
 
 test-docs: docs $(VENV)/.installed-test  ## look at every page of the site in Chromium
 	$(BIN)/python -m pytest tests/docs -m browser
