@@ -295,6 +295,24 @@ def exported() -> str:
     )
 
 
+def digits_exports() -> str:
+    """Accuracy of trained models in every format, beside that in PyTorch."""
+    path = newest("digits-exports", "cpu")
+    if not path:
+        return "Not measured: `python -m benchmarks.digits_exports`."
+    rows = read(path)
+    lines = [
+        "| network | format | precision | digits top-1 in PyTorch (%) | in the format (%) |",
+        "|---|---|---|---:|---:|",
+    ]
+    lines += [
+        f"| `{row['network']}` | {FORMATS[row['format']].title} | {row['precision']} | {row['digits_top1_torch']} "
+        f"| {row['digits_top1'] or row['note']} |"
+        for row in rows
+    ]
+    return "\n".join((*lines, "", _origin(rows[0], path)))
+
+
 # The tables of each page. Their links are relative to it.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"architectures": architectures},
@@ -310,6 +328,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/deployment.md": {
         "exports": lambda: exports.markdown(exports.read(exports.CSV)),
         "quantization": quantization,
+        "digits": digits_exports,
         "exported": exported,
     },
     "mm_configs/README.md": {

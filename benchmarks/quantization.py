@@ -10,6 +10,7 @@ processor: int8 depends on them.
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -143,6 +144,24 @@ def _quartiles(name: str, figure: Spread | None, scale: float, digits: int) -> l
     ]
 
 
+def train_missing(networks: Sequence[str], data: Path) -> dict[str, Path]:
+    """Folders of networks that ``benchmarks.digits`` trained, beside the scans; what is missing is trained.
+
+    Raises:
+        typer.BadParameter: If a name is none of our models.
+    """
+    unknown = sorted(set(networks) - set(timm.list_models(module="mobilevit_zoo")))
+    if unknown:
+        raise typer.BadParameter(f"expected models that `timm-mobilevit list` shows, got {', '.join(unknown)}")
+    folders = {name: data.with_name(f"{data.name}-{name}") for name in networks}
+    for name, folder in folders.items():
+        if not folder.exists():
+            command = ["-m", "benchmarks.digits", "--model", name, "--data", str(data), "--output", str(folder)]
+            command += ["--min-accuracy", "0.9"]  # the demo asks for more than a comparison needs
+            subprocess.run([sys.executable, *command], check=True)
+    return folders
+
+
 def main(
     network: Annotated[list[str] | None, typer.Option(help="One of our models; repeatable.")] = None,
     data: Annotated[Path, typer.Option(file_okay=False, help="Digit scans, written if missing.")] = digits.DATA,
@@ -153,16 +172,7 @@ def main(
 ) -> None:
     """Measure accuracy and speed before and after quantisation."""
     prepare("cpu", 1)
-    networks = network or NETWORKS
-    unknown = sorted(set(networks) - set(timm.list_models(module="mobilevit_zoo")))
-    if unknown:
-        raise typer.BadParameter(f"expected models that `timm-mobilevit list` shows, got {', '.join(unknown)}")
-    folders = {name: data.with_name(f"{data.name}-{name}") for name in networks}
-    for name, folder in folders.items():
-        if not folder.exists():
-            command = ["-m", "benchmarks.digits", "--model", name, "--data", str(data), "--output", str(folder)]
-            command += ["--min-accuracy", "0.9"]  # the demo asks for more than a comparison needs
-            subprocess.run([sys.executable, *command], check=True)
+    folders = train_missing(network or NETWORKS, data)
     path = out / file_name("quantization", "cpu", [FP32, INT8])
     rows: list[dict[str, object]] = []
     with progress(len(folders)) as begin:

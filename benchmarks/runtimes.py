@@ -1,26 +1,30 @@
 """Latency and size of exported files in every runtime that runs here: ``python -m benchmarks.runtimes``.
 
-Ours are written by this package, timm's by timmx, which exports timm's models. Each file runs in a process of its own
-that loads nothing but its runtime's packages; the processes take turns, and those that wait sleep. What cannot be
-written or run has a note. The packages go together in the environment of ``make test-export``.
+Ours are written by this package, timm's by timmx, which exports timm's models. Each file runs in a process of its own,
+and the processes take turns. What cannot be written or run has a note. The packages go together in the environment of
+``make test-export``.
 """
 
-import subprocess
-import sys
+import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import timm
 import torch
 import typer
 from PIL import Image
 from timm.models import save_for_hf
+from torch import nn
 
 from timm_mobilevit.export import export_executorch, export_onnx, export_with_timmx, quantize_onnx
+from timm_mobilevit.export.runtimes import open_file
 from timm_mobilevit.formats import FORMATS
 
+from ._apart import interleave_apart, processes
 from ._device import prepare
 from ._peers import OURS, TIMM, build, build_timm
 from ._progress import progress
@@ -31,73 +35,80 @@ NETWORKS = ("mobilevitv1_s", "mobilevitv2_1_0", "mobilevitv3_1_0")
 PRECISIONS = ("fp32", "fp16", "int8")
 RUN_HERE = tuple(name for name, form in FORMATS.items() if not form.unverified)
 
-# Reads how many seconds to run, prints the mean seconds of one image.
-_WORKER = """
-import sys, time
-from pathlib import Path
-import numpy as np
-import torch
-from timm_mobilevit.export.runtimes import open_file
-torch.set_num_threads(1)
-run = open_file(Path(sys.argv[1]), threads=int(sys.argv[2]))
-size = int(sys.argv[3])
-image = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
-run(image)
-print("ready", flush=True)
-for line in sys.stdin:
-    count, start = 0, time.perf_counter()
-    while not count or time.perf_counter() - start < float(line):
-        run(image)
-        count += 1
-    print((time.perf_counter() - start) / count, flush=True)
-"""
+
+class NotOfferedError(Exception):
+    """There is no such file to write."""
 
 
 def write_ours(name: str, to: str, precision: str, path: Path, size: int) -> None:
-    """Export one of our networks.
+    """Export one of our networks; what calibrates eight bits is noise, enough for their speed."""
+    noise = _noise(path.parent, size) if precision == "int8" else None
+    write_network(build(name), to, precision, path, (3, size, size), calibration=noise)
+
+
+def write_network(
+    network: nn.Module,
+    to: str,
+    precision: str,
+    path: Path,
+    input_size: tuple[int, int, int],
+    *,
+    calibration: Path | None,
+) -> None:
+    """Export a network for one image of a fixed size.
+
+    Args:
+        network: A classifier of this package.
+        to: A key of ``timm_mobilevit.formats.FORMATS``.
+        precision: One of ``PRECISIONS``.
+        path: What to write.
+        input_size: Channels, height and width.
+        calibration: Folder of images for "int8".
 
     Raises:
-        ValueError: If the format has no such precision.
+        NotOfferedError: If the format has no such precision.
     """
-    network, options = build(name), {"input_size": (3, size, size)}
-    takes = FORMATS[to].takes
-    if (precision == "fp16" and "--half" not in takes) or (precision == "int8" and "--int8" not in takes):
-        raise ValueError("not offered")
-    noise = _noise(path.parent, size) if precision == "int8" else None  # enough for its speed
+    option = {"fp16": "--half", "int8": "--int8"}.get(precision)
+    if option and option not in FORMATS[to].takes:
+        raise NotOfferedError
+    images = calibration if precision == "int8" else None
+    half = {"half": True} if precision == "fp16" else {}
     if FORMATS[to].timmx is not None:
-        export_with_timmx(network, path, to, half=precision == "fp16", calibration=noise, **options)
+        export_with_timmx(network, path, to, input_size=input_size, calibration=images, **half)
     elif to == "executorch":
-        export_executorch(network, path, calibration=noise, **options)
-    elif precision == "int8":
-        export_onnx(network, path.with_name("float.onnx"), dynamic_batch=False, dynamic_size=False, **options)
-        quantize_onnx(path.with_name("float.onnx"), path, noise)
+        export_executorch(network, path, input_size=input_size, calibration=images)
     else:
-        half = {"half": True} if precision == "fp16" else {}
-        export_onnx(network, path, dynamic_batch=False, dynamic_size=False, **half, **options)
+        written = path.with_name(f"float-{path.name}") if images else path
+        export_onnx(network, written, input_size=input_size, dynamic_batch=False, dynamic_size=False, **half)
+        if images:
+            quantize_onnx(written, path, images)
 
 
 def write_timm(name: str, to: str, precision: str, path: Path, size: int) -> None:
     """Export timm's network of the same architecture with timmx.
 
     Raises:
-        ValueError: If timm has none, or its export no such precision.
+        NotOfferedError: If timm has no such network, or its export no such precision.
         RuntimeError: If timmx cannot write it.
     """
+    network = build_timm(build(name), name, exportable=True) if precision == "fp32" else None
+    if network is None:
+        raise NotOfferedError
     import timmx
     from timmx.errors import TimmxError
 
-    network = build_timm(build(name), name, exportable=True)
-    if network is None or precision != "fp32":
-        raise ValueError("not offered")
-    folder = path.parent / "timm"
-    save_for_hf(network, folder, safe_serialization=True)
     options = {key: value for key, value in (FORMATS[to].timmx or {}).items() if key != "verify"}
-    try:
-        timmx.export_model(
-            to, f"local-dir:{folder}", pretrained=True, input_size=(3, size, size), output=path, **options
-        )
-    except TimmxError as error:
-        raise RuntimeError(str(error).partition(";")[0]) from error
+    with tempfile.TemporaryDirectory() as folder:
+        save_for_hf(network, folder, safe_serialization=True)
+        new = Path(folder, path.name)
+        try:
+            timmx.export_model(
+                to, f"local-dir:{folder}", pretrained=True, input_size=(3, size, size), output=new, **options
+            )
+        except TimmxError as error:
+            raise RuntimeError(str(error).partition(";")[0]) from error
+        for part in (new, *(new.with_suffix(ending) for ending in FORMATS[to].siblings)):
+            shutil.move(part, path.parent)
 
 
 WRITERS: dict[str, Callable[[str, str, str, Path, int], None]] = {OURS: write_ours, TIMM: write_timm}
@@ -114,7 +125,7 @@ def _noise(folder: Path, size: int) -> Path:
 
 
 def export_all(
-    name: str, folder: Path, *, formats: tuple[str, ...], size: int
+    name: str, folder: Path, *, formats: tuple[str, ...], precisions: tuple[str, ...], size: int
 ) -> tuple[dict[tuple[str, str, str], Path], dict[tuple[str, str, str], str]]:
     """Write all files of a network.
 
@@ -124,14 +135,16 @@ def export_all(
     files, notes = {}, {}
     for source, writer in WRITERS.items():
         for to in formats:
-            for precision in PRECISIONS:
+            for precision in precisions:
                 path = folder / source / to / precision / f"{name}{FORMATS[to].ending}"
-                path.parent.mkdir(parents=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    writer(name, to, precision, path, size)
+                    if not path.exists():
+                        writer(name, to, precision, path, size)
+                except NotOfferedError:
+                    continue
                 except (ValueError, RuntimeError, ImportError) as error:
-                    if str(error) != "not offered":
-                        notes[source, to, precision] = f"{type(error).__name__}: {error}"
+                    notes[source, to, precision] = f"{type(error).__name__}: {error}"
                 else:
                     files[source, to, precision] = path
     return files, notes
@@ -150,61 +163,43 @@ def mebibytes(path: Path) -> float:
     return sum(part.stat().st_size for part in parts if part.is_file()) / 2**20
 
 
-def time_files(
-    files: dict[tuple[str, str, str], Path], *, threads: int, size: int, rounds: int, seconds: float
-) -> dict[tuple[str, str, str], list[float]]:
-    """Seconds for an image in each round, by the same keys; all files take turns.
-
-    Raises:
-        RuntimeError: If a runtime fails.
-    """
-    workers = {}
-    try:
-        for key, path in files.items():
-            workers[key] = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-c", _WORKER, str(path), str(threads), str(size)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            _answer(workers[key], key, "ready")
-        samples: dict[tuple[str, str, str], list[float]] = {key: [] for key in files}
-        for number in range(rounds + 1):
-            for key, worker in workers.items():
-                worker.stdin.write(f"{seconds}\n")
-                worker.stdin.flush()
-                time = float(_answer(worker, key))
-                if number:  # the first one warms up
-                    samples[key].append(time)
-        return samples
-    finally:
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
-            worker.stdout.close()
-
-
-def _answer(worker: "subprocess.Popen[str]", key: tuple[str, str, str], wanted: str = "") -> str:
-    """The next line that says something; runtimes print lines of their own."""
-    for line in worker.stdout:
-        text = line.strip()
-        if text == wanted or (not wanted and text.replace(".", "", 1).replace("e-", "", 1).isdigit()):
-            return text
-    raise RuntimeError(f"{' '.join(key)} ended with {worker.wait()}")
+def _call(path: Path, threads: int, size: int) -> Callable[[], object]:
+    """A pass of one image through a file in its runtime."""
+    run = open_file(path, threads=threads)
+    image = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
+    return lambda: run(image)
 
 
 def measure(
-    name: str, *, formats: tuple[str, ...], size: int, threads: tuple[int, ...], rounds: int, seconds: float
+    name: str,
+    folder: Path,
+    *,
+    formats: tuple[str, ...],
+    precisions: tuple[str, ...],
+    size: int,
+    threads: tuple[int, ...],
+    rounds: int,
+    seconds: float,
 ) -> list[dict[str, object]]:
-    """Rows of one network, one for each source, format, precision and number of threads."""
+    """Rows of one network, one for each source, format, precision and number of threads.
+
+    Args:
+        name: One of our models.
+        folder: Where to write the files, and where they are taken from if they are there already.
+        formats: Keys of ``timm_mobilevit.formats.FORMATS``.
+        precisions: Some of ``PRECISIONS``.
+        size: Side of the square image, in pixels.
+        threads: Numbers of threads, one after the other.
+        rounds: Samples of each file.
+        seconds: Length of a sample.
+    """
     rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        files, notes = export_all(name, Path(folder), formats=formats, size=size)
-        typer.echo(f"{name}: {len(files)} files, {len(notes)} failed", err=True)
+    files, notes = export_all(name, folder, formats=formats, precisions=precisions, size=size)
+    typer.echo(f"{name}: {len(files)} files, {len(notes)} failed", err=True)
+    with processes(files) as executors:
         for count in threads:
-            torch.set_num_threads(count)
-            samples = time_files(files, threads=count, size=size, rounds=rounds, seconds=seconds)
+            makers = {key: partial(_call, path, count, size) for key, path in files.items()}
+            samples, missing = interleave_apart(executors, makers, rounds=rounds, seconds=seconds)
             for key in (*files, *notes):
                 times = spread([1e3 * sample for sample in samples[key]]) if key in samples else None
                 rows.append(
@@ -217,8 +212,9 @@ def measure(
                         "ms": f"{times.median:.2f}" if times else "",
                         "ms_q1": f"{times.q1:.2f}" if times else "",
                         "ms_q3": f"{times.q3:.2f}" if times else "",
-                        "note": notes.get(key, ""),
+                        "note": {**notes, **missing}.get(key, ""),
                         **origin("cpu"),
+                        "threads": count,
                     }
                 )
     return rows
@@ -227,10 +223,15 @@ def measure(
 def main(
     network: Annotated[list[str] | None, typer.Option(help="One of our models; repeatable.")] = None,
     formats: Annotated[str, typer.Option(help="Formats, separated by commas.")] = ",".join(RUN_HERE),
+    precisions: Annotated[str, typer.Option(help="Precisions, separated by commas.")] = ",".join(PRECISIONS),
     img_size: Annotated[int, typer.Option(min=33, help="Side of the image, in pixels.")] = 256,
     threads: Annotated[str, typer.Option(help="Numbers of threads, separated by commas.")] = "1,2",
     rounds: Annotated[int, typer.Option(min=1, help="Samples of each.")] = 7,
     seconds: Annotated[float, typer.Option(min=0, help="Length of a sample.")] = 0.3,
+    files: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder to keep the files in, and to take them from.")
+    ] = None,
+    export_only: Annotated[bool, typer.Option("--export-only", help="Only write the files.")] = False,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the CSV file.")] = RESULTS,
 ) -> None:
     """Export, then time."""
@@ -239,16 +240,24 @@ def main(
     wanted = tuple(formats.split(","))
     if unknown := sorted(set(networks) - set(timm.list_models(module="mobilevit_zoo"))):
         raise typer.BadParameter(f"expected models that `timm-mobilevit list` shows, got {', '.join(unknown)}")
-    if unknown := sorted(set(wanted) - set(RUN_HERE)):
-        raise typer.BadParameter(f"expected formats of {', '.join(RUN_HERE)}, got {', '.join(unknown)}")
-    path = out / file_name("exported", "cpu", PRECISIONS)
+    kinds = tuple(precisions.split(","))
+    for what, given, known in (("formats", wanted, RUN_HERE), ("precisions", kinds, PRECISIONS)):
+        if unknown := sorted(set(given) - set(known)):
+            raise typer.BadParameter(f"expected {what} of {', '.join(known)}, got {', '.join(unknown)}")
+    path = out / file_name("exported", "cpu", kinds)
     rows: list[dict[str, object]] = []
-    with progress(len(networks)) as begin:
+    with tempfile.TemporaryDirectory() as scratch, progress(len(networks)) as begin:
+        folder = files or Path(scratch)
         for name in networks:
             begin(name)
+            if export_only:
+                export_all(name, folder, formats=wanted, precisions=kinds, size=img_size)
+                continue
             rows += measure(
                 name,
+                folder,
                 formats=wanted,
+                precisions=kinds,
                 size=img_size,
                 threads=tuple(int(count) for count in threads.split(",")),
                 rounds=rounds,

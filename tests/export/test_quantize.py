@@ -14,7 +14,7 @@ from timm.data import resolve_data_config
 onnx = pytest.importorskip("onnx", reason='needs the extra: pip install "timm-mobilevit[onnx]"')
 onnxruntime = pytest.importorskip("onnxruntime", reason='needs the extra: pip install "timm-mobilevit[onnx]"')
 
-from benchmarks import digits, quantization  # noqa: E402
+from benchmarks import digits, digits_exports, quantization  # noqa: E402
 from benchmarks._results import read  # noqa: E402
 from benchmarks.digits_data import write_digits  # noqa: E402
 from timm_mobilevit.cli import export  # noqa: E402
@@ -374,6 +374,17 @@ class TestBenchmark:
         assert [row["note"] for row in rows] == ["", "sums saturate", ""]
         assert [bool(row["ratio"]) for row in rows] == [bool(row["digits_top1_int8"]) for row in rows]
         assert [bool(row["ratio"]) for row in rows] == [True, False, True]
+
+    def test_every_precision_of_a_format_has_a_row(self, folders, capsys):
+        out = folders / "results"
+        digits_exports.main(network=[SMALLEST[False]], formats="onnx", data=folders / "digits", out=out)
+        (path,) = out.iterdir()
+        rows = {row["precision"]: row for row in read(path)}
+        assert rows.keys() == {"fp32", "fp16", "int8"}
+        assert {row["images"] for row in rows.values()} == {"20"}
+        assert rows["fp32"]["digits_top1"] == rows["fp32"]["digits_top1_torch"]
+        assert all(row["digits_top1"] or row["note"] for row in rows.values())
+        assert f"{path}: 3 rows" in capsys.readouterr().out
 
     def test_refuses_an_unknown_network(self, tmp_path):
         with pytest.raises(typer.BadParameter, match="got mobilevitv9"):

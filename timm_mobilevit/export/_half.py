@@ -7,9 +7,6 @@ boxes in pixels have more digits than float16.
 
 from typing import Any
 
-# Of the standard deviation of an output. Networks of random weights differ by up to 3e-3 in ONNX Runtime on a CPU.
-HALF_TOLERANCE = 0.1
-
 _EXACT = ("InstanceNormalization", "LayerNormalization", "Softmax")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from .._files import replacing
 from .._version import __version__
 from ..inference.optimize import optimize_for_inference
-from ._compare import TOLERANCE, as_list, make_images, make_pixels, relative_difference
+from ._compare import HALF_TOLERANCE, TOLERANCE, as_list, make_images, make_pixels, relative_difference
 from ._facts import find_facts
-from ._half import HALF_TOLERANCE, to_half
+from ._half import to_half
 from ._interface import WithInterface
 from ._opset17 import to_opset_17
 from ._program import check_input_size
