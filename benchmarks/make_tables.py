@@ -143,6 +143,27 @@ def gpu() -> str:
     return "\n".join((*lines, "", _origin(rows[0], path)))
 
 
+def ablation() -> str:
+    """What each optimisation is worth: how many times longer a network takes without it."""
+    path = newest("ablation", "cpu")
+    if path is None:
+        return f"{_NOT_MEASURED}: `python -m benchmarks.ablation`.".capitalize()
+    rows = read(path)
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    threads = list(dict.fromkeys(row["threads"] for row in rows))
+    columns = [f"`{name}`, {' / '.join(threads)} threads" for name in networks]
+    lines = [f"| optimisation | mode | batch | {' | '.join(columns)} |", "|---|---|---:|" + "---:|" * len(columns)]
+    for key in dict.fromkeys((row["optimisation"], row["mode"], row["batch"]) for row in rows):
+        found = {
+            (row["network"], row["threads"]): f"{float(row['ratio']):.2f}"
+            for row in rows
+            if (row["optimisation"], row["mode"], row["batch"]) == key
+        }
+        cells = (" / ".join(found.get((name, count), "–") for count in threads) for name in networks)
+        lines.append(f"| {' | '.join((*key, *cells))} |")
+    return "\n".join((*lines, "", _origin(rows[0], path)))
+
+
 def latency() -> str:
     """The table of milliseconds per image of every model, from the newest measurements."""
     return _milliseconds(
@@ -321,6 +342,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "figures": figures,
         "targets": targets,
         "gpu": gpu,
+        "ablation": ablation,
         "latency": latency,
         "runtimes": runtimes,
         "throughput": throughput,
