@@ -20,7 +20,7 @@ from mmseg.datasets import PascalVOCDataset
 from pycocotools import mask as rle
 
 from timm_mobilevit.cli import app
-from timm_mobilevit.cli._dense import _picture_names
+from timm_mobilevit.cli.mm_predict import _picture_names
 from timm_mobilevit.configs import find_config
 from timm_mobilevit.mm.loading import load_model
 

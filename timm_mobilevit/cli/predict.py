@@ -123,7 +123,7 @@ def _predict_dense(
     as_json: bool,
     force: bool,
 ) -> None:
-    from ._dense import predict_dense, text_lines
+    from .mm_predict import predict_dense, text_lines
     from ._export import check_target
     from ._images import find_images
 
