@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-webdriver = pytest.importorskip(
-    "selenium.webdriver", reason="selenium is not installed: pip install 'timm-mobilevit[docs]'", exc_type=ImportError
-)
+pytest.importorskip("selenium", reason="selenium is not installed: pip install 'timm-mobilevit[docs]'")
+from selenium import webdriver
 
 pytestmark = pytest.mark.browser
 
