@@ -123,9 +123,9 @@ def _predict_dense(
     as_json: bool,
     force: bool,
 ) -> None:
-    from .mm_predict import predict_dense, text_lines
     from ._export import check_target
     from ._images import find_images
+    from .mm_predict import predict_dense, text_lines
 
     check_target(out, force=force)
     files = find_images(images)
