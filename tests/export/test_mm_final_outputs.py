@@ -8,12 +8,10 @@ import pytest
 import torch
 from mm_models import SMALL, segmentor, ssd
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
 from mmseg.structures import SegDataSample
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
-from timm_mobilevit.configs import find_config
 from timm_mobilevit.export.final_outputs import add_argmax, add_suppression, detections
 from timm_mobilevit.export.mm import ExportableDetector, ExportableSegmentor
 
@@ -24,6 +22,7 @@ RULES = {
     "v0.2": {},
     "v0.1": {"nms_pre": -1, "max_per_class": 200, "max_per_img": -1, "score_thr": 0.05},
     "tight": {"nms_pre": 9, "max_per_class": 4, "max_per_img": 7, "nms": {"type": "nms", "iou_threshold": 0.3}},
+    "of all classes together": {"nms": {"type": "nms", "iou_threshold": 0.4, "class_agnostic": True}},
     "everything": {"nms_pre": -1, "max_per_img": -1, "score_thr": 0.0},
 }
 
@@ -130,6 +129,13 @@ class TestSuppression:
         with pytest.raises(ValueError, match=r"is {'type': 'soft_nms'.*expected dict\(type='nms'"):
             add_suppression(path, path)
 
+    def test_limits_per_class_need_classes(self, tmp_path):
+        model = detector(nms={"type": "nms", "iou_threshold": 0.5, "class_agnostic": True}, max_per_class=5)
+        path = tmp_path / "a.onnx"
+        export(ExportableDetector(model), path, input_size=(3, 64, 64), dynamic_batch=False, dynamic_size=False)
+        with pytest.raises(ValueError, match="max_per_class=5 goes with a suppression per class"):
+            add_suppression(path, path)
+
     def test_one_image_only(self, tmp_path):
         path = export(ExportableDetector(detector()), tmp_path / "a.onnx", input_size=(3, 64, 64), dynamic_size=False)
         with pytest.raises(ValueError, match="takes several: export with dynamic_batch=False"):
@@ -139,14 +145,8 @@ class TestSuppression:
         from timm_mobilevit.export import final_outputs
 
         _, _, raw = suppressed
-        wrong = final_outputs._SUPPRESSION.replace("found_classes = Gather<axis = 1>(found, second)", "").replace(
-            "found_classes", "found_anchors"
-        )
-        lines = wrong.splitlines()
-        labels = next(i for i, line in enumerate(lines) if "labels = Gather(" in line)
-        kept = next(i for i, line in enumerate(lines) if "found_anchors = Gather" in line)
-        lines.insert(labels, lines.pop(kept))
-        monkeypatch.setattr(final_outputs, "_SUPPRESSION", "\n".join(lines))
+        wrong = final_outputs._SUPPRESSION.replace("labels = Gather(found_classes", "labels = Gather(found_anchors")
+        monkeypatch.setattr(final_outputs, "_SUPPRESSION", wrong)
         with pytest.raises(RuntimeError, match="% of them all are not in both"):
             add_suppression(raw, tmp_path / "wrong.onnx")
         assert not list(tmp_path.iterdir())
@@ -221,9 +221,3 @@ class TestCommand:
         assert done.exit_code == 2
         assert message in " ".join(done.stderr.replace("│", " ").split())
         assert not list(tmp_path.iterdir())
-
-
-def test_rules_of_the_configs_are_those_that_are_tested():
-    """Every config suppresses by the kind that is added to its file."""
-    for name in ("ssdlite_mobilevitv1-s", "ssdlite_mobilevitv2-1.0"):
-        assert Config.fromfile(find_config(name)).model.test_cfg.nms.keys() == {"type", "iou_threshold"}

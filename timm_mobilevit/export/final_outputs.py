@@ -27,7 +27,8 @@ suppression (float[1, A, 4] anchor_boxes, float[1, A, C] anchor_scores)
     => (float[N, 4] boxes, float[N] scores, int64[N] labels)
     <int64[4] corner_axes = {{ {width}, {height}, {width}, {height} }}, int64 first = {{0}}, int64 second = {{1}},
      int64 third = {{2}}, int64 fourth = {{3}}, int64[1] axis_0 = {{0}}, int64[1] axis_1 = {{1}},
-     int64[2] class_and_anchor = {{1, 2}}, float zero = {{0}}, float none = {{-1}}, int64[1] one = {{1}},
+     int64[2] class_and_anchor = {{1, 2}}, int64[2] both_axes = {{0, 1}},
+     float zero = {{0}}, float none = {{-1}}, int64[1] one = {{1}},
      int64[1] candidates_per_class = {{ {nms_pre} }}, int64[1] boxes_per_class = {{ {max_per_class} }},
      int64[1] boxes_per_image = {{ {max_per_img} }}, float[1] overlap = {{ {iou_threshold} }},
      float[1] threshold = {{ {score_thr} }}>
@@ -58,21 +59,31 @@ suppression (float[1, A, 4] anchor_boxes, float[1, A, C] anchor_scores)
     lowest = Gather<axis = 2>(best, last)
     is_candidate = GreaterOrEqual(visible, lowest)
     candidates = Where(is_candidate, visible, none)
-    found = NonMaxSuppression(pixels, candidates, boxes_per_class, overlap, threshold)
+    {rivals}
+    found = NonMaxSuppression(pixels, rivals, boxes_per_class, overlap, threshold)
     place = Gather<axis = 1>(found, class_and_anchor)
-    table = Squeeze(candidates, axis_0)
+    table = Squeeze(rivals, axis_0)
     found_scores = GatherND(table, place)
     total = Shape(found_scores)
     count = Min(boxes_per_image, total)
     scores, order = TopK<axis = 0>(found_scores, count)
-    found_classes = Gather<axis = 1>(found, second)
-    labels = Gather(found_classes, order)
     found_anchors = Gather<axis = 1>(found, third)
+    found_classes = {classes}
+    labels = Gather(found_classes, order)
     kept = Gather(found_anchors, order)
     image_boxes = Squeeze(clipped, axis_0)
     boxes = Gather(image_boxes, kept)
 }}
 """
+# Within each class, or of all classes together: then an anchor has its best class, for its others have the same box.
+_RIVALS = {
+    False: {"rivals": "rivals = Identity(candidates)", "classes": "Gather<axis = 1>(found, second)"},
+    True: {
+        "rivals": """rivals, classes = TopK<axis = 1>(candidates, one)
+    of_anchors = Squeeze(classes, both_axes)""",
+        "classes": "Gather(of_anchors, found_anchors)",
+    },
+}
 _ARGMAX = """
 argmax (float[B, C, H, W] logits) => (int64[B, H, W] classes)
 {
@@ -102,15 +113,18 @@ def add_suppression(path: str | os.PathLike[str], out: str | os.PathLike[str]) -
         RuntimeError: If the file does not find what it should. It is not kept.
     """
     proto, facts = _open(path, "object-detection", ["boxes", "scores"])
-    settings = facts["nms"]
-    if settings.keys() - {"type", "iou_threshold"} or settings.get("type", "nms") != "nms":
+    kind, per_class = facts["nms"], facts["max_per_class"]
+    if kind.get("type", "nms") != "nms" or kind.keys() - {"type", "iou_threshold", "class_agnostic"}:
         raise ValueError(
-            f"the suppression of {path} is {settings}, expected dict(type='nms', iou_threshold=…); export it with --raw"
+            f"the suppression of {path} is {kind}, expected dict(type='nms', iou_threshold=…); export it with --raw"
         )
+    if kind.get("class_agnostic") and per_class > 0:
+        raise ValueError(f"max_per_class={per_class} goes with a suppression per class; export {path} with --raw")
     if _input_shape(proto)[0] != 1:
         raise ValueError(f"detections are of one image, but {path} takes several: export with dynamic_batch=False")
     height, width = (1, 2) if _is_uint8(proto) else (2, 3)  # its axes
     text = _SUPPRESSION.format(
+        **_RIVALS[bool(kind.get("class_agnostic"))],
         height=height,
         width=width,
         iou_threshold=facts["iou_threshold"],
@@ -183,17 +197,23 @@ def detections(
     clipped = torch.minimum(pixels.clamp(min=0), limit)
     inside = (clipped[:, 2:] > clipped[:, :2]).all(dim=1)
     pixels, clipped, scores = pixels[inside], clipped[inside], scores[inside]
-    anchors, labels = [], []
+    places = []  # anchor and class
     for label, of_class in enumerate(scores.unbind(1)):
         candidates = of_class.argsort(descending=True, stable=True)[: _count(settings["nms_pre"])]
         candidates = candidates[of_class[candidates] > settings["score_thr"]]
-        kept = candidates[nms(pixels[candidates], of_class[candidates], settings["iou_threshold"])]
-        anchors.append(kept[: _count(settings["max_per_class"])])
-        labels += [label] * len(anchors[-1])
-    places = torch.cat(anchors), torch.tensor(labels, dtype=torch.long)
-    order = scores[places].argsort(descending=True, stable=True)[: _count(settings["max_per_img"])]
-    anchor, of_class = (place[order] for place in places)
-    return clipped[anchor], scores[anchor, of_class], of_class
+        places.append(torch.stack([candidates, torch.full_like(candidates, label)], dim=1))
+    groups = [torch.cat(places)] if settings.get("nms", {}).get("class_agnostic") else places
+    anchors, labels = torch.cat(
+        [
+            group[nms(pixels[group[:, 0]], scores[group[:, 0], group[:, 1]], settings["iou_threshold"])][
+                : _count(settings["max_per_class"])
+            ]
+            for group in groups
+        ]
+    ).unbind(1)
+    order = scores[anchors, labels].argsort(descending=True, stable=True)[: _count(settings["max_per_img"])]
+    anchors, labels = anchors[order], labels[order]
+    return clipped[anchors], scores[anchors, labels], labels
 
 
 def _count(limit: int) -> int | None:
