@@ -180,6 +180,20 @@ def test_timmx_itself_finds_our_models(to, tmp_path):
     assert out.exists()
 
 
+def test_what_writers_print_is_kept_back(capfd):
+    print("before")
+    with module._kept_back():
+        print("from Python")
+        print("to stderr", file=sys.stderr)
+        subprocess.run(["echo", "from a program"], check=True)
+    print("after")
+    assert capfd.readouterr() == ("before\nafter\n", "")
+    with pytest.raises(ValueError, match="gone wrong"), module._kept_back():
+        raise ValueError("gone wrong")
+    print("again")
+    assert capfd.readouterr() == ("again\n", "")
+
+
 @pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.timmx is not None])
 def test_names_the_extra(name, tmp_path, monkeypatch):
     monkeypatch.setattr("timm_mobilevit.formats.find_spec", lambda package: None)
@@ -208,7 +222,10 @@ def test_refuses(model, name, to, message, tmp_path):
         (["--format", "tflite"], "expected one of onnx, coreml, executorch, openvino"),
         (["--format", "litert", "--static"], "--static goes with --format onnx; got litert"),
         (["--format", "ncnn", "--backbone"], "--backbone goes with --format onnx, coreml, executorch"),
-        (["--half"], "--half goes with --format openvino, litert, ncnn, tensorrt"),
+        (
+            ["--format", "coreml", "--half"],
+            "--half goes with --format onnx, openvino, litert, ncnn, tensorrt; got coreml",
+        ),
     ],
 )
 def test_command_refuses_options_that_a_format_does_not_have(args, message, tmp_path):

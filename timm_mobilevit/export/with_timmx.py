@@ -6,9 +6,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from timm.models import save_for_hf
@@ -118,18 +118,14 @@ def _write(model: MobileViT, path: Path, to: str, input_size: tuple[int, int, in
 
     with tempfile.TemporaryDirectory() as folder:
         save_for_hf(model, folder, safe_serialization=True)
-        try:
-            with _kept_back() as said, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch about its own tracer, mostly
+        with _kept_back(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about its own tracer, mostly
+            try:
                 timmx.export_model(
                     to, f"local-dir:{folder}", pretrained=True, input_size=input_size, output=path, **options
                 )
-        except TimmxError as error:
-            said.seek(0)
-            last = " ".join(said.read().decode(errors="replace").split())[-500:]
-            raise RuntimeError(
-                f"timmx could not write {FORMATS[to].title}: {error}{f' (at last it printed: …{last})' if last else ''}"
-            ) from error
+            except TimmxError as error:
+                raise RuntimeError(f"timmx could not write {FORMATS[to].title}: {error}") from error
     for name in FORMATS[to].leftovers:
         (path / name).unlink(missing_ok=True)
 
@@ -163,8 +159,8 @@ def _quantize_openvino(model: MobileViT, path: Path, images: list[Tensor], targe
 
 
 @contextmanager
-def _kept_back() -> Iterator[BinaryIO]:
-    """Keep what this process and the programs that it starts print, hundreds of lines, in a file."""
+def _kept_back() -> Iterator[None]:
+    """Print nothing of what this process and the programs that it starts say, hundreds of lines."""
     streams = (sys.stdout, sys.stderr)
     for stream in streams:
         stream.flush()
@@ -174,7 +170,9 @@ def _kept_back() -> Iterator[BinaryIO]:
             for number in (1, 2):
                 os.dup2(file.fileno(), number)
             try:
-                yield file
+                # What an application has put in the place of the streams does not write to these numbers.
+                with open(file.fileno(), "w", closefd=False) as text, redirect_stdout(text), redirect_stderr(text):
+                    yield
             finally:
                 for stream in streams:
                     stream.flush()
