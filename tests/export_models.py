@@ -1,6 +1,7 @@
 """Small models with trained-looking weights, and ONNX Runtime: for the tests of exported files."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import timm
 import torch
@@ -46,3 +47,28 @@ def trained_looking(model):
 def close(actual, expected):
     """Within 1e-4 of the standard deviation."""
     torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-4 * expected.std().item())
+
+
+def assert_plain(path):
+    """What any runtime takes, and what may be published.
+
+    At most four dimensions, operators of ONNX alone, no reduction over a single axis counted from the end, which pnnx
+    loses for ncnn, and nothing of the machine that the file was written on.
+    """
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info, *graph.output)}
+    assert {name for node in graph.node for name in node.output} <= ranks.keys()
+    ranks |= {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    assert {name: rank for name, rank in ranks.items() if rank > 4} == {}
+    assert {opset.domain for opset in onnx.load(path).opset_import} == {node.domain for node in graph.node} == {""}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type.startswith("Reduce"):
+            axes = [a.ints for a in node.attribute if a.name == "axes"]
+            axes += [onnx.numpy_helper.to_array(constants[name]).tolist() for name in node.input[1:]]
+            assert [list(found) for found in axes if len(found) == 1 and found[0] < 0] == [], node.name
+    content = Path(path).read_bytes()
+    for text in ("stack_trace", "site-packages", str(Path(__file__).parents[1]), ".py"):
+        assert text.encode() not in content

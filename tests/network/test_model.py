@@ -299,6 +299,17 @@ def test_export_with_dynamic_batch_and_size(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_exported_program_is_plain(name):
+    """What Core ML, LiteRT and ExecuTorch are made from: at most four dimensions."""
+    model, x = small(name), torch.rand(1, 3, 64, 96)
+    program = torch.export.export(model, (x,))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), model(x), rtol=0, atol=1e-5)
+    shapes = [node.meta["val"].shape for node in program.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
+    assert max(map(len, shapes)) <= 4
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_compile_without_graph_breaks(name):
     torch.compiler.reset()
     model = small(name).train()

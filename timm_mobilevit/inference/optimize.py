@@ -12,11 +12,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..network.layers import ConvNormAct, Stem
 from ..network.model import MobileViT
 from ..network.modes import is_traced
+from .fold_transformers import fold_transformers
 from .joined_stages import JoinedStages, all_inverted_residuals
 
 
 def optimize_for_inference(model: nn.Module) -> nn.Module:
-    """Fold batch norms into convolutions, remove what only training needs, and store the weights channels-last.
+    """Fold norms into convolutions, remove what only training needs, and store the weights channels-last.
 
     Activations work in place, and on a CPU the stem and the stages before the first MobileViT block run image by
     image: their maps then stay in the cache, which those of a whole batch do not. The stages of a classifier run as one
@@ -49,6 +50,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         )
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(model)
+    fold_transformers(model)
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, (nn.Dropout, DropPath)) and name != "attn_drop":  # fused attention reads its rate

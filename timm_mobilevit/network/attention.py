@@ -6,6 +6,7 @@ Letters: B batch, d width of the transformer, H×W map, ph×pw patch, nh×nw gri
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, use_fused_attn
 from torch import Tensor, nn
@@ -36,7 +37,6 @@ class MultiHeadAttention(nn.Module):
         Input and output [batch, N, dim], or [batch·N, dim] with N given.
 
     Example:
-        >>> import torch
         >>> MultiHeadAttention(64)(torch.zeros(2, 16, 64)).shape
         torch.Size([2, 16, 64])
     """
@@ -58,6 +58,7 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = dim // num_heads  # names as in timm, for tools that prune heads
         self.attn_dim = dim
         self.fused_attn = use_fused_attn()
+        self.scale_in_qkv = False  # an optimized copy has the scale of the scores in the weights of q and k
         self.qkv = nn.Linear(dim, 3 * dim, device=device, dtype=dtype)
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
@@ -79,9 +80,15 @@ class MultiHeadAttention(nn.Module):
             k = k.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             v = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         if self.fused_attn and not is_exporting():
-            x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop.p if self.training else 0.0)
+            drop = self.attn_drop.p if self.training else 0.0
+            if self.scale_in_qkv:
+                x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=1.0)
+            else:
+                x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
         else:
-            weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=3)  # [batch, heads, N, N]
+            if not self.scale_in_qkv:
+                q = q * q.shape[-1] ** -0.5
+            weights = (q @ k.transpose(-2, -1)).softmax(dim=3)  # [batch, heads, N, N]
             x = self.attn_drop(weights) @ v
         x = x.transpose(1, 2).flatten(2)  # [batch, N, d]
         if in_one_row:
@@ -107,7 +114,6 @@ class SeparableAttention(nn.Module):
         Input and output [B, dim, H, W], H and W multiples of the patch.
 
     Example:
-        >>> import torch
         >>> SeparableAttention(64)(torch.zeros(2, 64, 8, 8), 2, 2).shape
         torch.Size([2, 64, 8, 8])
     """
@@ -165,7 +171,6 @@ class Mlp(nn.Module):
         dtype: Data type of the parameters.
 
     Example:
-        >>> import torch
         >>> Mlp(64, 128)(torch.zeros(2, 16, 64)).shape
         torch.Size([2, 16, 64])
     """
@@ -216,7 +221,6 @@ class TransformerLayer(nn.Module):
         Input and output [batch, N, dim], or [batch·N, dim] with N given.
 
     Example:
-        >>> import torch
         >>> TransformerLayer(64)(torch.zeros(2, 16, 64)).shape
         torch.Size([2, 16, 64])
     """
@@ -268,7 +272,6 @@ class SeparableTransformerLayer(nn.Module):
         Input and output [B, dim, H, W], H and W multiples of the patch.
 
     Example:
-        >>> import torch
         >>> SeparableTransformerLayer(64)(torch.zeros(2, 64, 8, 8), 2, 2).shape
         torch.Size([2, 64, 8, 8])
     """
@@ -296,5 +299,28 @@ class SeparableTransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, patch_h: int, patch_w: int) -> Tensor:
         """Map a map [B, dim, H, W] to one of the same shape."""
-        x = x + self.drop_path(self.attn(self.norm1(x), patch_h, patch_w))
-        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            x = x + self.drop_path(self.attn(self.norm1(x), patch_h, patch_w))
+            return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        else:  # TorchScript passes no modules to functions
+            x = x + self.drop_path(self.attn(norm_map(self.norm1, x), patch_h, patch_w))
+            return x + self.drop_path(self.mlp(norm_map(self.norm2, x)))  # type: ignore[no-any-return]
+
+
+def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a norm of one group to a map [B, C, H, W].
+
+    ONNX of the opsets that runtimes know has no group norm of its own. There it is an instance norm of a single
+    channel, and what the norm scales and adds per channel are operators of their own. A layer norm would need weights
+    of the size of the map.
+
+    Example:
+        >>> norm, x = nn.GroupNorm(1, 8), torch.randn(2, 8, 4, 4)
+        >>> torch.equal(norm_map(norm, x), norm(x))
+        True
+    """
+    in_onnx = torch.onnx.is_in_onnx_export()  # type: ignore[attr-defined]
+    if not (in_onnx and torch.compiler.is_exporting() and isinstance(norm, nn.GroupNorm) and norm.num_groups == 1):
+        return norm(x)  # type: ignore[no-any-return]
+    x = F.instance_norm(x.reshape(x.shape[0], 1, -1), eps=norm.eps).reshape(x.shape)
+    return x if norm.weight is None else x * norm.weight[:, None, None] + norm.bias[:, None, None]

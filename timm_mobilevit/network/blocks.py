@@ -10,7 +10,7 @@ import torch
 from timm.layers import DropPath, register_notrace_module, to_2tuple
 from torch import Tensor, nn
 
-from .attention import SeparableTransformerLayer, TransformerLayer
+from .attention import SeparableTransformerLayer, TransformerLayer, norm_map
 from .layers import ConvNormAct
 from .modes import is_exporting, is_transformed
 from .patches import (
@@ -278,6 +278,7 @@ class SeparableMobileViTBlock(nn.Module):
             x = layer(x, self.patch_h, self.patch_w)
         return self.norm(x)  # type: ignore[no-any-return]
 
+    @torch.jit.unused  # type: ignore[attr-defined]  # what only exports and transforms run
     def attend_rows(self, x: Tensor) -> Tensor:
         """Run it with the phases gathered in rows, as the reference does.
 
@@ -287,4 +288,4 @@ class SeparableMobileViTBlock(nn.Module):
         x = phases_to_rows(x, self.patch_h, self.patch_w)  # [B, d, P, N]
         for layer in self.transformer:
             x = layer(x, self.patch_h * self.patch_w, 1)
-        return rows_to_phases(self.norm(x), self.patch_h, self.patch_w, height, width)
+        return rows_to_phases(norm_map(self.norm, x), self.patch_h, self.patch_w, height, width)
