@@ -72,7 +72,7 @@ def small_config(source, scenes, folder, **witness):
         config.model.decode_head.dropout_ratio = 0  # mmengine does not store the state of random generators
     config.train_cfg.update(max_epochs=EPOCHS, val_interval=EPOCHS)
     config.param_scheduler[-1].end = EPOCHS
-    config.custom_imports.imports.append("tests.mm_witness")  # the name pytest collects it by
+    config.custom_imports.imports.append("mm_witness")  # some packages install a `tests` of their own
     config.custom_hooks = [{"type": "Witness", "file": str(folder / "losses.txt"), **witness}]
     return config
 
