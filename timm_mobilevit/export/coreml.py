@@ -1,14 +1,20 @@
 """Core ML: an ML program for iOS 15, macOS 12 and newer, which takes pictures as the camera gives them."""
 
+import copy
+import json
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._version import __version__
+from ..inference.optimize import optimize_for_inference
+from ._facts import find_facts
+from ._interface import WithInterface
 from ._labels import known_class_names
 from ._program import trace
 from .onnx import output_names
@@ -31,6 +37,9 @@ def export_coreml(
     A classifier whose class names are known becomes a Core ML classifier, which Vision and Xcode's preview understand:
     its outputs are ``classLabel``, and ``classLabel_probs`` by class name. All other models have their raw outputs:
     ``logits``, ``features``, ``feature_0``, … as in ONNX files.
+
+    Xcode shows what the package says about itself: architecture, licence, version, input and outputs. Its metadata hold
+    the same facts as those of an ONNX file, without mean and standard deviation.
 
     Core ML itself exists on Apple's systems only: elsewhere the package is written, but cannot be run.
 
@@ -60,10 +69,17 @@ def export_coreml(
     colours = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}
     if input_size[0] not in colours:
         raise ValueError(f"Core ML takes images of one channel or three, got input_size={input_size!r}")
-    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or getattr(model, "export_metadata", {})
     names = known_class_names(model, labels)
+    facts = find_facts(model, input_size, labels)
 
-    program = trace(_WithPreprocessing(model, cfg, probabilities=names is not None), input_size)
+    preprocessing = {key: facts[key] for key in ("mean", "std") if key in facts}
+    # Optimised before it is wrapped: what is done to a whole classifier is done to this one.
+    optimized = optimize_for_inference(copy.deepcopy(model).cpu().float())
+    for module in list(optimized.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm) and child.num_groups == 1:
+                setattr(module, name, _MapNorm(child))
+    program = trace(WithInterface(optimized, **preprocessing, softmax=names is not None), input_size)
     outputs = output_names(model, len(program.graph_signature.user_outputs))
     package = ct.convert(
         program,
@@ -74,8 +90,17 @@ def export_coreml(
         compute_precision=ct.precision.FLOAT16 if half_precision else ct.precision.FLOAT32,
         skip_model_load=True,
     )
-    package.short_description = ".".join(str(cfg[key]) for key in ("architecture", "tag") if cfg.get(key))
-    package.license = cfg.get("license", "")
+    package.short_description = ".".join(str(facts[key]) for key in ("architecture", "tag") if key in facts)
+    package.license = facts.get("license", "")
+    package.author, package.version = "timm-mobilevit", __version__
+    colours_in_words = {1: "Grey", 3: "RGB"}[input_size[0]]
+    package.input_description["image"] = f"{colours_in_words} picture of {input_size[2]}×{input_size[1]} pixels"
+    for name in package.output_description:
+        package.output_description[name] = _describe(name, facts)
+    told = {key: json.dumps(fact, ensure_ascii=False) for key, fact in facts.items() if key not in preprocessing}
+    package.user_defined_metadata.update(told)
+    if names:
+        package.user_defined_metadata["com.apple.coreml.model.preview.type"] = "imageClassifier"
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as scratch:
@@ -86,21 +111,36 @@ def export_coreml(
         os.replace(new, path)
 
 
-class _WithPreprocessing(nn.Module):
-    """A model for pixels in [0, 1], which gives probabilities if it is to be a Core ML classifier."""
+_OUTPUTS = {
+    "classLabel": "The most probable class",
+    "classLabel_probs": "The probability of each class",
+    "logits": "Logits [1, classes, …]; softmax over the second dimension gives probabilities",
+    "features": "Features [1, channels] of the whole image",
+    "boxes": "Corners (x1, y1, x2, y2) of a box for every anchor, as fractions of width and height",
+    "scores": "Probability of each class for every anchor",
+}
 
-    mean: Tensor
-    std: Tensor
 
-    def __init__(self, model: nn.Module, cfg: dict[str, Any], *, probabilities: bool) -> None:
+def _describe(output: str, facts: dict[str, Any]) -> str:
+    """What an output is, for the people who use the package."""
+    stage = output.removeprefix("feature_")
+    if stage.isdecimal():
+        reduction = facts["feature_reductions"][int(stage)]
+        return f"Map [1, channels, height, width], {reduction} times smaller than the image"
+    return _OUTPUTS.get(output, "")
+
+
+class _MapNorm(nn.Module):
+    """A norm of one group as Core ML's own layer norm.
+
+    coremltools would make ten operators of it, up to five dimensions, with a square that is infinite in float16 from
+    256 on.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
-        self.model = model
-        mean, std = cfg.get("mean") or 0.0, cfg.get("std") or 1.0
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-        self.normalize = bool((self.mean != 0).any() or (self.std != 1).any())
-        self.probabilities = probabilities
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
-    def forward(self, x: Tensor) -> Any:
-        x = self.model((x - self.mean) / self.std if self.normalize else x)
-        return x.softmax(-1) if self.probabilities else x
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x, x.shape[1:], eps=self.eps)
+        return x if self.weight is None else x * self.weight[:, None, None] + self.bias[:, None, None]
