@@ -11,7 +11,8 @@ PASSIVE := OMP_WAIT_POLICY=PASSIVE
 
 # The core suite: what needs no extra.
 CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/test_mm*' \
-    --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py
+    --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py \
+    --ignore=timm_mobilevit/export/runtimes.py
 
 # A process per core, each with the tests of whole files, for those share what is slow to make.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile

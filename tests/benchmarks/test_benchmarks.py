@@ -366,7 +366,7 @@ def test_targets_in_processes_of_their_own(monkeypatch):
         found = targets.afresh(_process, V2, threads, conditions)["process", V2]
         assert found.ours == os.getpid()
         assert found.peer == {1: 3, 2: 2}[count]  # rounds of each, one more than asked for
-        assert len(set(found.ratios) - {os.getpid()}) == processes
+        assert len(set(found.ratios) - {os.getpid()}) == count
         monkeypatch.setitem(targets._PROCESSES, _process, 2)
     (row,) = targets.measure(aims((targets.MEMORY, TIMM, 0.5)), conditions, run_measurement=targets.afresh)
     assert row["reached"] == "yes"

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import yaml
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, utils
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from typer.testing import CliRunner
 
@@ -169,6 +169,8 @@ CARD_ERROR = {"message": "the card is refused"}
 
 @pytest.fixture
 def hub(monkeypatch):
+    # Before huggingface_hub 1.0, a session that was opened in offline mode is kept, and stays offline.
+    getattr(utils, "reset_sessions", lambda: None)()
     with serve() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", "hf_fake")
