@@ -295,6 +295,7 @@ def test_latency_refuses(command):
         assert message in " ".join(result.output.replace("│", " ").split())
 
 
+@pytest.mark.long
 def test_exported_files_take_turns(command, tmp_path, monkeypatch):
     small = ("--network", smallest("v1"), "--img-size", "64", "--formats", "onnx", "--threads", "1", "--seconds", "0")
     result = command(runtimes.main, *small, "--rounds", "2", "--files", tmp_path / "files", "--out", tmp_path)

@@ -219,6 +219,7 @@ def test_metadata_hold_all_settings_of_the_suppression():
     ).model.test_cfg.get("max_per_class", -1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("half", [False, True])
 def test_forms_of_a_file(half, tmp_path):
     """Pixels in, and for a segmentor probabilities out; the export compares each with PyTorch."""

@@ -23,8 +23,8 @@ from benchmarks import digits  # noqa: E402
 from benchmarks.digits_data import write_digits  # noqa: E402
 from timm_mobilevit.cli import app  # noqa: E402
 from timm_mobilevit.export import export_onnx  # noqa: E402
-from timm_mobilevit.export._compare import make_images, relative_difference  # noqa: E402
-from timm_mobilevit.export._half import HALF_TOLERANCE, to_half  # noqa: E402
+from timm_mobilevit.export._compare import HALF_TOLERANCE, make_images, relative_difference  # noqa: E402
+from timm_mobilevit.export._half import to_half  # noqa: E402
 from timm_mobilevit.export._opset17 import to_opset_17  # noqa: E402
 from timm_mobilevit.export.runtimes import ExportedModel  # noqa: E402
 from timm_mobilevit.network.layers import ConvNormAct  # noqa: E402

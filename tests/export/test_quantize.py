@@ -362,6 +362,7 @@ class TestBenchmark:
             assert 0 < float(row["ratio_q1"]) <= float(row["ratio"]) <= float(row["ratio_q3"])
         assert f"{path}: 3 rows" in capsys.readouterr().out
 
+    @pytest.mark.long
     def test_notes_what_was_refused(self, folders, monkeypatch):
         def refuse(model, out, images, *, weight_type, num_images):
             if weight_type == "int8":
@@ -375,6 +376,7 @@ class TestBenchmark:
         assert [bool(row["ratio"]) for row in rows] == [bool(row["digits_top1_int8"]) for row in rows]
         assert [bool(row["ratio"]) for row in rows] == [True, False, True]
 
+    @pytest.mark.long
     def test_every_precision_of_a_format_has_a_row(self, folders, capsys):
         out = folders / "results"
         digits_exports.main(network=[SMALLEST[False]], formats="onnx", data=folders / "digits", out=out)

@@ -286,6 +286,7 @@ def test_torchscript(name, tmp_path):
         torch.testing.assert_close(scripted(x), model(x))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_export_with_dynamic_batch_and_size(name):
     model = small(name)

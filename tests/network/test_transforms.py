@@ -92,6 +92,7 @@ def test_jacrev(name):
         assert_close(row, torch.autograd.grad(logit, image, retain_graph=True)[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_compiled_vmap(name):
     model = build(name)
