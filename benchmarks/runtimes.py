@@ -22,7 +22,7 @@ from torch import nn
 
 from timm_mobilevit.export import export_executorch, export_onnx, export_with_timmx, quantize_onnx
 from timm_mobilevit.export.runtimes import open_file
-from timm_mobilevit.formats import FORMATS
+from timm_mobilevit.formats import FORMATS, format_of
 
 from ._apart import interleave_apart, processes
 from ._device import prepare
@@ -158,8 +158,8 @@ def mebibytes(path: Path) -> float:
         >>> file.write_bytes(bytes(2**20)), mebibytes(file)
         (1048576, 1.0)
     """
-    form = next(form for form in FORMATS.values() if path.name.endswith(form.ending))
-    parts = [path, *(path.with_suffix(ending) for ending in form.siblings), *path.rglob("*")]
+    siblings = FORMATS[format_of(path)].siblings
+    parts = [path, *(path.with_suffix(ending) for ending in siblings), *path.rglob("*")]
     return sum(part.stat().st_size for part in parts if part.is_file()) / 2**20
 
 

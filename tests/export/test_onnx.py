@@ -198,7 +198,7 @@ def test_bad_arguments(options, message, tmp_path):
 
 
 def test_missing_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr("timm_mobilevit.formats.find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ImportError, match=r'onnxscript.*pip install "timm-mobilevit\[onnx\]"'):
         export_onnx(Small(), tmp_path / "model.onnx")
 

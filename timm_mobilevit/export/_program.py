@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..inference.optimize import optimize_for_inference
+from ._compare import make_images
 
 
 def trace(
@@ -34,7 +35,7 @@ def trace(
         torch.Size([1, 10])
     """
     check_input_size(input_size)
-    image = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
+    image = make_images((1, *input_size))
     model = copy.deepcopy(model).cpu().float().eval()
     with torch.inference_mode():
         model(image)  # what the model itself has to say about its input comes first

@@ -88,18 +88,19 @@ def export_executorch(
         warnings.filterwarnings("ignore", r"guard_size_oblivious", FutureWarning)
         executable = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
 
+    reference = copy.deepcopy(model).cpu().float().eval()
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             executable.write_to_file(file)
         if images:
             run, compared = open_file(temporary), images[:NUM_COMPARED]
             result: float | QuantizationLoss = check_correlation(
-                [expected for image in compared for expected in _outputs(model, image)],
+                [expected for image in compared for expected in _outputs(reference, image)],
                 [torch.from_numpy(output) for image in compared for output in run(image.numpy())],
                 path,
             )
         else:
-            result = _compare(temporary, model, make_images((1, *input_size)))
+            result = _compare(temporary, reference, make_images((1, *input_size)))
     write_facts(path, facts)
     return result
 
@@ -121,7 +122,7 @@ def _quantize(graph: Any, *, images: list[torch.Tensor]) -> Any:
 
 def _outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     with torch.inference_mode():
-        return as_list(copy.deepcopy(model).cpu().float().eval()(images))
+        return as_list(model(images))
 
 
 def _compare(path: Path, model: nn.Module, images: torch.Tensor) -> float:

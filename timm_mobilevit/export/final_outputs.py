@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from .._files import replacing
+from ..formats import require
 from ._compare import make_images
 from ._facts import read_facts
 
@@ -221,9 +222,7 @@ def _count(limit: int) -> int | None:
 
 
 def _open(path: str | os.PathLike[str], task: str, outputs: list[str]) -> tuple[Any, dict[str, Any]]:
-    from .onnx import _require
-
-    _require("onnx", "onnxruntime")
+    require("onnx")
     import onnx
 
     facts = read_facts(Path(path))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._files import replacing
 from .._version import __version__
+from ..formats import require
 from ..inference.optimize import optimize_for_inference
 from ._compare import HALF_TOLERANCE, TOLERANCE, as_list, make_images, make_pixels, relative_difference
 from ._facts import find_facts
@@ -89,7 +90,7 @@ def export_onnx(
         >>> session.run(["logits"], {"images": torch.rand(3, 3, 64, 64).numpy()})[0].shape
         (3, 10)
     """
-    _require("onnx", "onnxscript", "onnxruntime")
+    require("onnx")
     check_input_size(input_size)
     if opset < OLDEST_OPSET:
         raise ValueError(f"opset must be {OLDEST_OPSET} or newer, got {opset}")
@@ -154,7 +155,7 @@ def check_onnx(
         RuntimeError: If the file is not valid, needs operators outside the standard, does not run, or an output is
             further from the model's than ``tolerance``.
     """
-    _require("onnx", "onnxruntime")
+    require("onnx")
     import onnx
     import onnxruntime
 
@@ -291,14 +292,3 @@ def _save(proto: Any, path: Path, facts: dict[str, Any]) -> None:
     proto.doc_string = ""
     onnx.helper.set_model_props(proto, {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()})
     onnx.save(proto, os.fspath(path))
-
-
-def _require(*packages: str) -> None:
-    from importlib.util import find_spec
-
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise ImportError(
-            f"ONNX export needs {', '.join(missing)}, not installed here; install with: pip install "
-            '"timm-mobilevit[onnx]"'
-        )
