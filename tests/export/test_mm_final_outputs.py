@@ -51,6 +51,16 @@ def run(path, images):
     return [output.name for output in session.get_outputs()], session.run(None, {"images": images.numpy()})
 
 
+def run_in_openvino(path, images):
+    openvino = pytest.importorskip("openvino", reason="reads ONNX files too")
+    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs = model({"images": images.numpy()})
+    return [output.any_name for output in model.outputs], [outputs[output] for output in model.outputs]
+
+
+RUNTIMES = pytest.mark.parametrize("run", [run, run_in_openvino], ids=["onnxruntime", "openvino"])
+
+
 def predicted(model, images):
     """Boxes, scores and labels that the detector itself finds in one image."""
     shape = tuple(images.shape[-2:])
@@ -80,7 +90,8 @@ def suppressed(request, tmp_path_factory):
 
 
 class TestSuppression:
-    def test_same_boxes_in_the_same_order_as_predict(self, suppressed):
+    @RUNTIMES
+    def test_same_boxes_in_the_same_order_as_predict(self, suppressed, run):
         model, path, _ = suppressed
         for _ in range(3):
             images = torch.rand(1, 3, 96, 64)
@@ -160,7 +171,8 @@ class TestSuppression:
         assert_same(run(path, images)[1], predicted(model, images))
 
 
-def test_classes_of_a_segmentor(tmp_path):
+@RUNTIMES
+def test_classes_of_a_segmentor(run, tmp_path):
     model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), auxiliary=False).eval()
     model.data_preprocessor._channel_conversion = True
     path = export(ExportableSegmentor(model), tmp_path / "seg.onnx", input_size=(3, 64, 96), dynamic_size=False)

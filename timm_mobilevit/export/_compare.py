@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 TOLERANCE = 1e-4  # of the standard deviation of an output, in float32
 HALF_TOLERANCE = 0.1  # with weights in float16: rounding them alone moves random networks by up to 0.03 in PyTorch
@@ -24,6 +24,26 @@ def make_pixels(shape: Sequence[int]) -> Tensor:
 def as_list(output: Any) -> list[Tensor]:
     """The outputs of a model, which may be one tensor or several."""
     return [output] if isinstance(output, Tensor) else list(output)
+
+
+def output_names(model: nn.Module, count: int) -> list[str]:
+    """Names of the outputs of a model in an exported file.
+
+    Args:
+        model: The model; its attribute ``output_names``, if there is one, is taken.
+        count: How many tensors it returns.
+
+    Example:
+        >>> import timm
+        >>> output_names(timm.create_model("mobilevitv3_xxs", num_classes=0), 1)
+        ['features']
+    """
+    names = getattr(model, "output_names", None)
+    if names is not None:
+        return list(names)
+    if hasattr(model, "feature_info") and not hasattr(model, "num_classes"):  # timm's wrappers for features_only
+        return [f"feature_{i}" for i in range(count)]
+    return ["logits" if getattr(model, "num_classes", 1) else "features"]
 
 
 def relative_difference(expected: Tensor, output: NDArray[Any]) -> float:
@@ -51,3 +71,39 @@ def relative_difference(expected: Tensor, output: NDArray[Any]) -> float:
     spread = max(float(expected.std(correction=0)), 0.1 * float(expected.abs().max()))
     difference = float((torch.from_numpy(output).double() - expected).abs().max())
     return difference / spread if difference else 0.0
+
+
+def check_outputs(
+    expected: Sequence[Tensor], outputs: Sequence[NDArray[Any]], names: Sequence[str], tolerance: float
+) -> float:
+    """Make sure that a file computes what its model computes.
+
+    Args:
+        expected: What PyTorch computed.
+        outputs: What the runtime computed from the same images.
+        names: What the outputs are called in the message.
+        tolerance: How far an output may be off, as a share of its standard deviation.
+
+    Returns:
+        The largest difference, as such a share.
+
+    Raises:
+        RuntimeError: If an output is further off, has another shape or is missing.
+
+    Example:
+        >>> check_outputs([torch.tensor([-1.0, 1.0])], [torch.tensor([-1.0, 1.5]).numpy()], ["logits"], 1e-4)
+        Traceback (most recent call last):
+        RuntimeError: the file's output logits differs from PyTorch's by 0.5 of its standard deviation, more than 0.0001
+    """
+    if not len(expected) == len(outputs) == len(names):
+        raise RuntimeError(f"the file gives {len(outputs)} outputs, PyTorch {len(expected)}")
+    largest = 0.0
+    for name, ours, theirs in zip(names, expected, outputs, strict=True):
+        difference = relative_difference(ours, theirs)
+        if not difference <= tolerance:  # nan is a failure too
+            raise RuntimeError(
+                f"the file's output {name} differs from PyTorch's by {difference:.2g} of its standard deviation, more "
+                f"than {tolerance:g}"
+            )
+        largest = max(largest, difference)
+    return largest

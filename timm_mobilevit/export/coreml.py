@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..inference.optimize import optimize_for_inference
+from ._compare import output_names
 from ._facts import find_facts
 from ._interface import WithInterface
 from ._labels import known_class_names
 from ._program import trace
-from .onnx import output_names
 
 
 def export_coreml(

@@ -15,7 +15,7 @@ from .._files import replacing
 from .._version import __version__
 from ..formats import require
 from ..inference.optimize import optimize_for_inference
-from ._compare import HALF_TOLERANCE, TOLERANCE, as_list, make_images, make_pixels, relative_difference
+from ._compare import HALF_TOLERANCE, TOLERANCE, as_list, check_outputs, make_images, make_pixels, output_names
 from ._facts import find_facts
 from ._half import to_half
 from ._interface import WithInterface
@@ -186,36 +186,14 @@ def check_onnx(
                 f"the exported file does not run on {list(shape)}; if a map has a single pixel at input_size, that has "
                 f"become a constant: export at a larger one, or with dynamic_size=False ({error})"
             ) from error
-        for name, ours, theirs in zip(names, expected, outputs, strict=True):
-            difference = relative_difference(ours, theirs)
-            if not difference <= tolerance:  # nan is a failure too
-                raise RuntimeError(
-                    f"on {list(shape)} the output {name} differs from PyTorch's by {difference:.2g} of its spread, "
-                    f"more than {tolerance:g}; if it does so at other sizes than input_size only, export with "
-                    "dynamic_size=False"
-                )
-            largest = max(largest, difference)
+        try:
+            largest = max(largest, check_outputs(expected, outputs, names, tolerance))
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"on {list(shape)} {error}; if it does so at other sizes than input_size only, export with "
+                "dynamic_size=False"
+            ) from error
     return largest
-
-
-def output_names(model: nn.Module, count: int) -> list[str]:
-    """Names of the outputs of a model in an exported file.
-
-    Args:
-        model: The model; its attribute ``output_names``, if there is one, is taken.
-        count: How many tensors it returns.
-
-    Example:
-        >>> import timm
-        >>> output_names(timm.create_model("mobilevitv3_xxs", num_classes=0), 1)
-        ['features']
-    """
-    names = getattr(model, "output_names", None)
-    if names is not None:
-        return list(names)
-    if hasattr(model, "feature_info") and not hasattr(model, "num_classes"):  # timm's wrappers for features_only
-        return [f"feature_{i}" for i in range(count)]
-    return ["logits" if getattr(model, "num_classes", 1) else "features"]
 
 
 @torch.inference_mode()
