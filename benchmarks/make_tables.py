@@ -334,6 +334,20 @@ def digits_exports() -> str:
     return "\n".join((*lines, "", _origin(rows[0], path)))
 
 
+def mm_exports() -> str:
+    """Accuracy of a detector and a segmentor in ONNX Runtime, beside that in PyTorch."""
+    path = newest("mm-exports", "cpu")
+    if not path:
+        return "Not measured: `python -m benchmarks.mm_exports`."
+    rows = read(path)
+    lines = ["| model | precision | metric | in PyTorch (%) | in ONNX Runtime (%) |", "|---|---|---|---:|---:|"]
+    lines += [
+        f"| `{row['config']}` | {row['precision']} | {row['metric']} | {row['in_torch']} | {row['in_onnxruntime']} |"
+        for row in rows
+    ]
+    return "\n".join((*lines, "", _origin(rows[0], path)))
+
+
 # The tables of each page. Their links are relative to it.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"architectures": architectures},
@@ -351,6 +365,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "exports": lambda: exports.markdown(exports.read(exports.CSV)),
         "quantization": quantization,
         "digits": digits_exports,
+        "mm": mm_exports,
         "exported": exported,
     },
     "mm_configs/README.md": {

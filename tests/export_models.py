@@ -49,6 +49,22 @@ def close(actual, expected):
     torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-4 * expected.std().item())
 
 
+def assert_traced_plain(model, images):
+    """What torch.jit.trace records computes the same, without tensors that are refused elsewhere."""
+    traced = torch.jit.trace(model.eval(), images)
+    torch.testing.assert_close(traced(images), model(images), rtol=1e-4, atol=1e-5)
+    graph = torch.jit.freeze(traced).inlined_graph
+    torch._C._jit_pass_complete_shape_analysis(graph, (images,), False)
+    shapes = [
+        value.type().sizes()
+        for node in graph.nodes()
+        for value in node.outputs()
+        if value.type().kind() == "TensorType"
+    ]
+    assert any(shapes)
+    assert all(len(shape) <= 4 for shape in shapes if shape)
+
+
 def assert_plain(path):
     """What any runtime takes, and what may be published.
 

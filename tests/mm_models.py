@@ -1,9 +1,12 @@
 """Detectors and segmentors built without a config file, as the reference has them."""
 
+import math
+
 import timm
 from golden_data import make_weights
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from torch import nn
 
 from timm_mobilevit.mm.convert import _rules, _their_name
 from timm_mobilevit.variants import VARIANTS
@@ -50,6 +53,17 @@ def ssd(arch, num_classes=80, **test_cfg):
         },
     }
     return MODELS.build(ConfigDict(config))
+
+
+def detector(**test_cfg):
+    """A detector whose boxes and scores differ from anchor to anchor: no two are equal, few are certain."""
+    model = ssd(SMALL, num_classes=3, **test_cfg).eval()
+    model.data_preprocessor._channel_conversion = True
+    for predictor in model.bbox_head.predictors:
+        last = predictor if isinstance(predictor, nn.Conv2d) else predictor[-1]
+        nn.init.normal_(last.bias, std=1.0)
+        nn.init.normal_(last.weight, std=20 / math.sqrt(last.in_channels))
+    return model
 
 
 def segmentor(arch, head, num_classes, *, output_stride, rates=None, later=True, auxiliary=True, **options):

@@ -52,7 +52,11 @@ FORMATS = {
         "ONNX", ".onnx", ("onnx", "onnxscript"), runtime="onnxruntime", takes=_DENSE | _HALF | _INT8 | _ONNX
     ),
     "coreml": Format(
-        "Core ML", ".mlpackage", ("coremltools",), unverified="Core ML runs on Apple's systems only", takes=_DENSE
+        "Core ML",
+        ".mlpackage",
+        ("coremltools",),
+        unverified="Core ML runs on Apple's systems only",
+        takes=_DENSE | {"--raw"},
     ),
     "executorch": Format("ExecuTorch", ".pte", ("executorch",), runtime="executorch", takes=_DENSE | _INT8),
     "openvino": Format(

@@ -1,12 +1,11 @@
 """ONNX files that give detections and classes: those of the model's own predict."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
-from mm_models import SMALL, segmentor, ssd
+from mm_models import SMALL, detector, segmentor
 from mmdet.structures import DetDataSample
 from mmseg.structures import SegDataSample
 from typer.testing import CliRunner
@@ -25,17 +24,6 @@ RULES = {
     "of all classes together": {"nms": {"type": "nms", "iou_threshold": 0.4, "class_agnostic": True}},
     "everything": {"nms_pre": -1, "max_per_img": -1, "score_thr": 0.0},
 }
-
-
-def detector(**test_cfg):
-    """A detector whose boxes and scores differ from anchor to anchor: no two are equal, few are certain."""
-    model = ssd(SMALL, num_classes=3, **test_cfg).eval()
-    model.data_preprocessor._channel_conversion = True
-    for predictor in model.bbox_head.predictors:
-        last = predictor if isinstance(predictor, torch.nn.Conv2d) else predictor[-1]
-        torch.nn.init.normal_(last.bias, std=1.0)
-        torch.nn.init.normal_(last.weight, std=20 / math.sqrt(last.in_channels))
-    return model
 
 
 def export(network, path, **options):
@@ -148,7 +136,12 @@ class TestSuppression:
             add_suppression(path, path)
 
     def test_one_image_only(self, tmp_path):
-        path = export(ExportableDetector(detector()), tmp_path / "a.onnx", input_size=(3, 64, 64), dynamic_size=False)
+        path = export(
+            ExportableDetector(detector()),
+            tmp_path / "a.onnx",
+            input_size=(3, 64, 64),
+            dynamic_size=False,
+        )
         with pytest.raises(ValueError, match="takes several: export with dynamic_batch=False"):
             add_suppression(path, path)
 

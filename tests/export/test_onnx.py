@@ -7,7 +7,7 @@ import warnings
 import pytest
 import timm
 import torch
-from export_models import KINDS, NAMES, assert_plain, close, run_file, shallow, trained_looking
+from export_models import KINDS, NAMES, assert_plain, assert_traced_plain, close, run_file, shallow, trained_looking
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -340,18 +340,7 @@ def test_traced_model_has_no_large_ranks(name):
     """What coremltools, pnnx and OpenVINO see of a model that torch.jit.trace recorded."""
     images = torch.rand(1, 3, 64, 64)
     model = shallow(name)
-    traced = torch.jit.trace(model, images)
-    torch.testing.assert_close(traced(images), model(images), rtol=1e-4, atol=1e-5)
-    graph = torch.jit.freeze(traced).inlined_graph
-    torch._C._jit_pass_complete_shape_analysis(graph, (images,), False)
-    shapes = [
-        value.type().sizes()
-        for node in graph.nodes()
-        for value in node.outputs()
-        if value.type().kind() == "TensorType"
-    ]
-    assert any(shapes)
-    assert all(len(shape) <= 4 for shape in shapes if shape)
+    assert_traced_plain(model, images)
 
 
 def test_file_says_where_it_comes_from_and_nothing_of_the_machine(tmp_path):

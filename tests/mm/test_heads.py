@@ -10,6 +10,8 @@ from mmengine.structures import InstanceData
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from timm_mobilevit.mm.seg_heads import GridPool
+
 
 def detection_samples(boxes, size=64):
     meta = {"img_shape": (size, size), "batch_input_shape": (size, size), "ori_shape": (size, size)}
@@ -196,3 +198,13 @@ class TestSegmentor:
             model = segmentor(SMALL, head, 4, output_stride=16, rates=(6, 12, 18), auxiliary=False).eval()
             with pytest.raises(ValueError, match="was built for 80 channels, the backbone gives 64"):
                 model.decode_head([torch.rand(1, 80, 4, 4), torch.rand(1, 64, 4, 4)])
+
+
+@pytest.mark.parametrize("size", [(6, 4), (7, 5), (2, 13), (32, 32)])
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_exported_pooling_is_adaptive_pooling(size, count):
+    x = torch.randn(2, 5, *size)
+    pool = GridPool(count)
+    exported = torch.export.export(pool, (x,)).module()
+    torch.testing.assert_close(exported(x), torch.nn.functional.adaptive_avg_pool2d(x, count))
+    torch.testing.assert_close(pool(x), torch.nn.functional.adaptive_avg_pool2d(x, count))

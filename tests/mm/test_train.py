@@ -220,6 +220,17 @@ def test_training_is_exported(run, tmp_path):
             np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=1e-4 * max(float(expected.max()), 1))
 
 
+def test_file_is_as_accurate_as_the_model(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from benchmarks import mm_exports
+
+    row = mm_exports.measure(run / "config.py", checkpoint(run), "fp32")
+    validated = {key.removeprefix("coco/"): value for key, value in last_validation(run).items()}[row["metric"]]
+    in_percent = validated if row["metric"] == "mIoU" else 100 * validated
+    assert float(row["in_torch"]) == pytest.approx(in_percent, abs=0.1)
+    assert float(row["in_onnxruntime"]) == pytest.approx(float(row["in_torch"]), abs=0.5)
+
+
 @pytest.mark.parametrize("converted", [False, True], ids=["trained", "converted"])
 def test_inferencers_draw_without_network(run, scenes, converted, tmp_path, monkeypatch):
     """The config asks for published weights, which nobody fetches: the checkpoint has all."""

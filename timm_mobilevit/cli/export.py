@@ -94,8 +94,8 @@ def export(
         bool,
         typer.Option(
             "--raw",
-            help="ONNX, detectors: write the boxes and scores of all anchors and leave the suppression to the "
-            "application, as in the other formats.",
+            help="ONNX and Core ML, detectors: write the boxes and scores of all anchors and leave the suppression to "
+            "the application, as in ExecuTorch files.",
         ),
     ] = False,
     argmax: Annotated[
@@ -188,6 +188,10 @@ def export(
         raise ValueError(f"{out} exists; choose another name, or overwrite it with --force")
 
     network: Any = _load_config(config, checkpoint, random_weights) if config else None
+    is_detector = network is not None and network.export_metadata["task"] == "object-detection"
+    if (argmax and is_detector) or (raw and not is_detector):
+        raise typer.BadParameter("--raw is for detectors, --argmax for segmentors")
+    suppress = is_detector and not raw
     if network is None:
         network = _load_model(model, checkpoint, random_weights)
         size = network.pretrained_cfg["input_size"]
@@ -210,9 +214,11 @@ def export(
         options |= {"dynamic_batch": not static, "dynamic_size": not static and not fixed_size, "opset": opset}
         options |= {"half_io": half_io, "softmax": softmax, "image_input": image_input}
         options["weight_type"] = (weight_type or WeightType.int7).value
-        options["finish"] = _finisher(network, raw=raw, argmax=argmax) if config else None
-        if options["finish"] and not argmax:  # detections are those of one image
+        options |= {"suppress": suppress, "argmax": argmax}
+        if suppress:  # detections are those of one image
             options["dynamic_batch"] = False
+    elif to == "coreml":
+        options["suppress"] = suppress
     write = _WRITERS.get(to, _write_with_timmx)
     found = write(network, out, to, options)
     if isinstance(found, float):
@@ -264,25 +270,17 @@ def _indices(text: str) -> list[int]:
         raise ValueError(f"--out-indices must be numbers separated by commas, such as 2,3,4; got {text!r}") from error
 
 
-def _finisher(network: Any, *, raw: bool, argmax: bool) -> "Callable[[str | Path, Path], None] | None":
-    """What is added to the file of a detector or segmentor."""
-    from ..export.final_outputs import add_argmax, add_suppression
-
-    is_detector = network.export_metadata["task"] == "object-detection"
-    if (argmax and is_detector) or (raw and not is_detector):
-        raise typer.BadParameter("--raw is for detectors, --argmax for segmentors")
-    if is_detector:
-        return None if raw else add_suppression
-    return add_argmax if argmax else None
-
-
 def _write_onnx(network: "nn.Module", out: Path, to: str, options: dict[str, Any]) -> "Found":
     import tempfile
 
+    from ..export.final_outputs import add_argmax, add_suppression
     from ..export.onnx import export_onnx
     from ..export.quantize import quantize_onnx
 
-    calibration, weight_type, finish = (options.pop(key) for key in ("calibration", "weight_type", "finish"))
+    calibration, weight_type, suppress, argmax = (
+        options.pop(key) for key in ("calibration", "weight_type", "suppress", "argmax")
+    )
+    finish = add_suppression if suppress else add_argmax if argmax else None
     if calibration is None and not finish:
         return export_onnx(network, out, **options)
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from ._facts import find_facts
 from ._interface import WithInterface
 from ._labels import known_class_names
 from ._program import trace
+from ._vision import CONFIDENCE, COORDINATES, ForVision, with_suppression
 
 
 def export_coreml(
@@ -27,6 +28,7 @@ def export_coreml(
     input_size: tuple[int, int, int] = (3, 256, 256),
     labels: Sequence[str] | None = None,
     half_precision: bool = True,
+    suppress: bool = False,
 ) -> None:
     """Write a model as a Core ML package, on macOS or Linux.
 
@@ -36,7 +38,12 @@ def export_coreml(
 
     A classifier whose class names are known becomes a Core ML classifier, which Vision and Xcode's preview understand:
     its outputs are ``classLabel``, and ``classLabel_probs`` by class name. All other models have their raw outputs:
-    ``logits``, ``features``, ``feature_0``, … as in ONNX files.
+    ``logits``, ``features``, ``feature_0``, … as in ONNX files. Xcode's preview colours the classes of a segmentor.
+
+    A detector gives the boxes and scores of all anchors or, with ``suppress``, detections as Vision shows them:
+    ``confidence`` [N, classes] and ``coordinates`` [N, 4], the centre, width and height of each box as fractions of the
+    image. They can differ from those of the detector's own ``predict``: Core ML gives each box one class, sets no limit
+    to their number, and clips no box to the image.
 
     Xcode shows what the package says about itself: architecture, licence, version, input and outputs. Its metadata hold
     the same facts as those of an ONNX file, without mean and standard deviation.
@@ -50,11 +57,14 @@ def export_coreml(
         labels: Names of the classes; by default those that the model's configuration records or, for published
             weights, ImageNet's.
         half_precision: Whether to compute in float16, which Apple's neural engine needs; otherwise in float32.
+        suppress: Whether a detector of ``timm_mobilevit.export.mm`` gives detections, with the thresholds of its config
+            unless the optional inputs ``iouThreshold`` and ``confidenceThreshold`` say others.
 
     Raises:
         ImportError: If the extra ``coreml`` is not installed.
-        ValueError: If ``path`` has another ending or is a file, the number of labels is not that of the classes, or the
-            size is none that the model and Core ML take.
+        ValueError: If ``path`` has another ending or is a file, the number of labels is not that of the classes, the
+            size is none that the model and Core ML take, or ``suppress`` is for no detector or one whose suppression
+            Core ML does not have.
     """
     try:
         import coremltools as ct
@@ -79,7 +89,12 @@ def export_coreml(
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm) and child.num_groups == 1:
                 setattr(module, name, _MapNorm(child))
-    program = trace(WithInterface(optimized, **preprocessing, softmax=names is not None), input_size)
+    network: nn.Module = WithInterface(optimized, **preprocessing, softmax=names is not None)
+    if suppress:
+        if facts.get("task") != "object-detection":
+            raise ValueError(f"suppress is for detectors of timm_mobilevit.export.mm, got {type(model).__name__}")
+        model = network = ForVision(network)
+    program = trace(network, input_size)
     outputs = output_names(model, len(program.graph_signature.user_outputs))
     package = ct.convert(
         program,
@@ -90,6 +105,8 @@ def export_coreml(
         compute_precision=ct.precision.FLOAT16 if half_precision else ct.precision.FLOAT32,
         skip_model_load=True,
     )
+    if suppress:
+        package = with_suppression(package, facts)
     package.short_description = ".".join(str(facts[key]) for key in ("architecture", "tag") if key in facts)
     package.license = facts.get("license", "")
     package.author, package.version = "timm-mobilevit", __version__
@@ -100,7 +117,13 @@ def export_coreml(
     told = {key: json.dumps(fact, ensure_ascii=False) for key, fact in facts.items() if key not in preprocessing}
     package.user_defined_metadata.update(told)
     if names:
-        package.user_defined_metadata["com.apple.coreml.model.preview.type"] = "imageClassifier"
+        package.user_defined_metadata[f"{_PREVIEW}.type"] = "imageClassifier"
+    elif facts.get("task") == "semantic-segmentation":
+        colours_of_classes = {"colors": [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in facts.get("palette", ())]}
+        package.user_defined_metadata[f"{_PREVIEW}.type"] = "imageSegmenter"
+        package.user_defined_metadata[f"{_PREVIEW}.params"] = json.dumps(
+            {"labels": facts["labels"], **(colours_of_classes if "palette" in facts else {})}
+        )
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as scratch:
@@ -111,6 +134,7 @@ def export_coreml(
         os.replace(new, path)
 
 
+_PREVIEW = "com.apple.coreml.model.preview"  # coremltools' guide, "Xcode Model Preview Types"
 _OUTPUTS = {
     "classLabel": "The most probable class",
     "classLabel_probs": "The probability of each class",
@@ -118,6 +142,8 @@ _OUTPUTS = {
     "features": "Features [1, channels] of the whole image",
     "boxes": "Corners (x1, y1, x2, y2) of a box for every anchor, as fractions of width and height",
     "scores": "Probability of each class for every anchor",
+    CONFIDENCE: "Probability of each class for every detection",
+    COORDINATES: "Centre, width and height of every detection, as fractions of width and height",
 }
 
 

@@ -114,18 +114,12 @@ def add_suppression(path: str | os.PathLike[str], out: str | os.PathLike[str]) -
         RuntimeError: If the file does not find what it should. It is not kept.
     """
     proto, facts = _open(path, "object-detection", ["boxes", "scores"])
-    kind, per_class = facts["nms"], facts["max_per_class"]
-    if kind.get("type", "nms") != "nms" or kind.keys() - {"type", "iou_threshold", "class_agnostic"}:
-        raise ValueError(
-            f"the suppression of {path} is {kind}, expected dict(type='nms', iou_threshold=…); export it with --raw"
-        )
-    if kind.get("class_agnostic") and per_class > 0:
-        raise ValueError(f"max_per_class={per_class} goes with a suppression per class; export {path} with --raw")
+    together = suppresses_classes_together(facts, str(path))
     if _input_shape(proto)[0] != 1:
         raise ValueError(f"detections are of one image, but {path} takes several: export with dynamic_batch=False")
     height, width = (1, 2) if _is_uint8(proto) else (2, 3)  # its axes
     text = _SUPPRESSION.format(
-        **_RIVALS[bool(kind.get("class_agnostic"))],
+        **_RIVALS[together],
         height=height,
         width=width,
         iou_threshold=facts["iou_threshold"],
@@ -145,6 +139,26 @@ def add_suppression(path: str | os.PathLike[str], out: str | os.PathLike[str]) -
             )
 
     _add(proto, text, {"boxes": "anchor_boxes", "scores": "anchor_scores"}, {**facts, "suppressed": True}, out, check)
+
+
+def suppresses_classes_together(facts: Mapping[str, Any], name: str) -> bool:
+    """Whether a detector suppresses the boxes of all classes together, and not those of each class.
+
+    Raises:
+        ValueError: If its suppression is of a kind that no exported file has; ``name`` says in the message whose it is.
+
+    Example:
+        >>> suppresses_classes_together({"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_class": 9}, "ssd.onnx")
+        False
+    """
+    kind, per_class = facts["nms"], facts["max_per_class"]
+    if kind.get("type", "nms") != "nms" or kind.keys() - {"type", "iou_threshold", "class_agnostic"}:
+        raise ValueError(
+            f"the suppression of {name} is {kind}, expected dict(type='nms', iou_threshold=…); export it with --raw"
+        )
+    if kind.get("class_agnostic") and per_class > 0:
+        raise ValueError(f"max_per_class={per_class} goes with a suppression per class; export {name} with --raw")
+    return bool(kind.get("class_agnostic"))
 
 
 def add_argmax(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:

@@ -77,8 +77,7 @@ class ExportableDetector(nn.Module):
 class ExportableSegmentor(nn.Module):
     """A segmentor without its auxiliary head, whose logits have the size of the image.
 
-    They are resized bilinearly, once, as the reference does. The class of a pixel is the largest of its logits. ONNX
-    has DeepLabv3 for any size of the images, PSPNet for a fixed one: the grids it pools to do not follow the size.
+    They are resized bilinearly, once, as the reference does. The class of a pixel is the largest of its logits.
 
     Args:
         segmentor: An ``EncoderDecoder`` that sees whole images.
@@ -121,10 +120,13 @@ def load_exportable(config: str, checkpoint: str | None = None) -> ExportableDet
     """
     model, cfg = load_model(config, checkpoint)
     network: Any = ExportableDetector(model) if hasattr(model, "bbox_head") else ExportableSegmentor(model)
+    meta = dataset_meta(cfg)
     network.export_metadata |= {
         "architecture": model.backbone.model_name,
-        "labels": _labels(cfg, network.head.num_classes),
+        "labels": _labels(meta, network.head.num_classes),
     }
+    if isinstance(network, ExportableSegmentor) and "palette" in meta:
+        network.export_metadata["palette"] = [list(colour) for colour in meta["palette"]]
     network.input_size = (3, *_test_size(cfg))
     return network.eval()  # type: ignore[no-any-return]
 
@@ -138,13 +140,13 @@ def _test_size(cfg: Config) -> tuple[int, int]:
     raise ValueError("the config resizes no image in its test pipeline; expected a step Resize")
 
 
-def _labels(cfg: Config, count: int) -> list[str]:
+def _labels(meta: dict[str, Any], count: int) -> list[str]:
     """Names of the classes of the data that the config tests on, as the data set itself finds them.
 
     Raises:
         ValueError: If they are not as many as the head has classes.
     """
-    names = list(dataset_meta(cfg).get("classes", ()))
+    names = list(meta.get("classes", ()))
     if len(names) != count:
         raise ValueError(
             f"the head has {count} classes, but the test data set of the config names {len(names)}"

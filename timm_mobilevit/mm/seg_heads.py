@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import torch
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import ASPPHead, PSPHead
 from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ..network.modes import is_exporting
 from .single_values import naming_the_batch
 
 
@@ -54,6 +56,8 @@ class MobileViTPSPHead(PSPHead):  # type: ignore[misc]
         self.psp_modules = PPM(
             self.pool_scales, self.in_channels, branch_channels, align_corners=self.align_corners, **common
         )
+        for scale, branch in zip(self.pool_scales, self.psp_modules, strict=True):
+            branch[0] = GridPool(scale)
         joined = self.in_channels + len(self.pool_scales) * branch_channels
         self.bottleneck = ConvModule(joined, self.channels, 3, padding=1, **common)
 
@@ -61,6 +65,37 @@ class MobileViTPSPHead(PSPHead):  # type: ignore[misc]
         _check_channels(self, inputs)
         with naming_the_batch(self, inputs):
             return super()._forward_feature(inputs)  # type: ignore[no-any-return]
+
+
+class GridPool(nn.AdaptiveAvgPool2d):
+    """Adaptive average pooling, for exporters as two matrix products.
+
+    Theirs fixes the size of the map, and has six dimensions where the grid does not divide it.
+
+    Args:
+        output_size: Rows and columns of the grid.
+
+    Shape:
+        Input [B, C, H, W], output [B, C, output_size, output_size].
+
+    Example:
+        >>> GridPool(3)(torch.zeros(2, 8, 7, 5)).shape
+        torch.Size([2, 8, 3, 3])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average the pixels of each cell; cells overlap where the grid does not divide the map."""
+        if not is_exporting():
+            return super().forward(x)
+        rows, columns = (_cells(size, self.output_size).to(x) for size in x.shape[2:])  # each [cells, pixels]
+        return rows @ x @ columns.T  # type: ignore[no-any-return]
+
+
+def _cells(size: int, count: Any) -> Tensor:
+    """The share of each of ``size`` pixels in the mean of each of ``count`` cells: [count, size]."""
+    cell, pixel = torch.arange(count)[:, None], torch.arange(size)
+    inside = (pixel >= cell * size // count) & (pixel < ((cell + 1) * size + count - 1) // count)
+    return inside / inside.sum(dim=1, keepdim=True)
 
 
 def _check_channels(head: Any, inputs: Any) -> None:

@@ -88,9 +88,11 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         for level, predictor in zip(x, self.predictors, strict=True):
             with naming_the_batch(self, level):
                 out = predictor(level)
-            out = out.unflatten(1, (-1, 4 + self.cls_out_channels))  # [B, A, 4 + classes + 1, H, W]
-            deltas.append(out[:, :, :4].flatten(1, 2))
-            scores.append(out[:, :, 4:].flatten(1, 2))
+            size = out.shape[2:]
+            # No more than four dimensions: exported files keep them.
+            out = out.flatten(2).unflatten(1, (-1, 4 + self.cls_out_channels))  # [B, A, 4 + classes + 1, H·W]
+            deltas.append(out[:, :, :4].flatten(1, 2).unflatten(2, size))  # [B, A·4, H, W]
+            scores.append(out[:, :, 4:].flatten(1, 2).unflatten(2, size))
         return scores, deltas
 
     def get_anchors(
