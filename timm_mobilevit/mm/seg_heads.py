@@ -88,14 +88,14 @@ class GridPool(nn.AdaptiveAvgPool2d):
         if not is_exporting():
             return super().forward(x)
         rows, columns = (_cells(size, self.output_size).to(x) for size in x.shape[2:])  # each [cells, pixels]
-        return rows @ x @ columns.T  # type: ignore[no-any-return]
+        return rows @ x @ columns.T
 
 
 def _cells(size: int, count: Any) -> Tensor:
     """The share of each of ``size`` pixels in the mean of each of ``count`` cells: [count, size]."""
     cell, pixel = torch.arange(count)[:, None], torch.arange(size)
     inside = (pixel >= cell * size // count) & (pixel < ((cell + 1) * size + count - 1) // count)
-    return inside / inside.sum(dim=1, keepdim=True)
+    return inside / inside.sum(dim=1, keepdim=True)  # type: ignore[no-any-return]
 
 
 def _check_channels(head: Any, inputs: Any) -> None:
