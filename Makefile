@@ -84,8 +84,8 @@ test-mm-upstream:  ## run the tests of detection and segmentation with OpenMMLab
 	.venv-mm-upstream/bin/python -m pip install --quiet $(TORCH) 'setuptools>=77,<81' wheel ninja
 	@.venv-mm-upstream/bin/python -c "import mmcv.ops" 2>/dev/null || echo "$$MMCV_NOTICE"
 	MMCV_WITH_OPS=1 FORCE_CUDA=0 .venv-mm-upstream/bin/python -m pip install --quiet --no-build-isolation mmcv==2.1.0
-	.venv-mm-upstream/bin/python -m pip install --quiet $(TORCH) -e '.[test-core,onnx]' \
-	    mmengine==0.10.7 mmdet==3.3.0 mmsegmentation==1.2.2 ftfy regex
+	.venv-mm-upstream/bin/python -m pip install --quiet $(TORCH) -e '.[test-core,onnx,coreml]' \
+	    mmengine==0.10.7 mmdet==3.3.0 mmsegmentation==1.2.2 ftfy regex 'transformers>=5.17' openvino
 	$(PASSIVE) OMP_NUM_THREADS=1 .venv-mm-upstream/bin/python -m pytest -m "not long" \
 	    tests/mm tests/export/test_mm*.py tests/cli/test_mm.py tests/cli/test_predict_mm.py timm_mobilevit/mm
 

@@ -5,15 +5,11 @@ import sys
 import pytest
 import timm
 import torch
+from export_models import KINDS, NAMES, shallow, trained_looking
 
+from timm_mobilevit.export._program import trace
+from timm_mobilevit.export._xnnpack import FOR_XNNPACK
 from timm_mobilevit.export.executorch import export_executorch
-from timm_mobilevit.variants import VARIANTS
-
-MODELS = timm.list_models(module="mobilevit_zoo")
-SMALLEST = [
-    min((name for name in MODELS if VARIANTS[name].separable == separable), key=lambda name: sum(VARIANTS[name].widths))
-    for separable in (False, True)
-]
 
 
 def check(model, path, size):
@@ -31,21 +27,38 @@ def check(model, path, size):
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4 * float(ours.std()))
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", KINDS)
 def test_computes_what_pytorch_does(name, tmp_path):
-    check(timm.create_model(name, num_classes=10), tmp_path / "model.pte", 64)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.pte"]
+    check(shallow(name), tmp_path / "model.pte", 64)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pte", "model.pte.json"]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_computes_what_pytorch_does_at_a_size_that_the_patch_does_not_divide(name, tmp_path):
-    check(timm.create_model(name, num_classes=10), tmp_path / "model.pte", 72)
+    check(trained_looking(timm.create_model(name, num_classes=10)), tmp_path / "model.pte", 72)
 
 
-@pytest.mark.long
 def test_backbone(tmp_path):
-    check(timm.create_model(SMALLEST[0], features_only=True), tmp_path / "model.pte", 64)
+    check(trained_looking(timm.create_model(KINDS[0], features_only=True)), tmp_path / "model.pte", 64)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_xnnpack_computes_it_all(name):
+    exir = pytest.importorskip("executorch.exir", reason='needs the extra: pip install "timm-mobilevit[executorch]"')
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    program = trace(shallow(name), (3, 64, 64), decompositions=FOR_XNNPACK)
+    lowered = exir.to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).exported_program()
+    parts = [node for node in lowered.graph.nodes if node.op == "call_function" and "delegate" in str(node.target)]
+    assert len(parts) == 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_operators_for_xnnpack_are_equal(name):
+    model, x = shallow(name), torch.rand(1, 3, 64, 64)
+    graph = trace(model, (3, 64, 64), decompositions=FOR_XNNPACK).module()
+    torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_names_the_extra(tmp_path, monkeypatch):

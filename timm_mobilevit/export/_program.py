@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ def trace(
     input_size: tuple[int, int, int],
     *,
     rewrite: Callable[[Any], Any] | None = None,
+    decompositions: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> torch.export.ExportedProgram:
     """Trace a model for inference on one image of a fixed size.
 
@@ -24,6 +25,7 @@ def trace(
         model: The model; it stays as it is.
         input_size: Channels, height and width of the image.
         rewrite: What is done to the traced graph before its operators are broken down, such as quantisation.
+        decompositions: By operator of PyTorch, what it is broken down to.
 
     Raises:
         ValueError: If the size is none, or the model refuses it.
@@ -47,7 +49,7 @@ def trace(
         program = torch.export.export(optimized, (image,))
         if rewrite is not None:
             program = torch.export.export(rewrite(program.module()), (image,))
-        decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+        decomposed: torch.export.ExportedProgram = program.run_decompositions(dict(decompositions or {}))
     return decomposed
 
 

@@ -19,6 +19,7 @@ from ._calibration import NUM_COMPARED, calibration_images, check_correlation
 from ._compare import TOLERANCE, as_list, check_outputs, make_images, output_names
 from ._facts import find_facts, write_facts
 from ._program import trace
+from ._xnnpack import FOR_XNNPACK
 from .quantize import QuantizationLoss
 from .runtimes import open_file
 
@@ -35,8 +36,8 @@ def export_executorch(
 
     The model is optimised first (batch norms folded into convolutions) and is itself left as it is. The program's
     method ``forward`` takes float32 [1, channels, height, width], the same values as the model does, and gives the
-    model's outputs. XNNPACK, a library for CPUs, computes what it can; the rest runs in ExecuTorch's portable
-    operators, which an application has to link too.
+    model's outputs. XNNPACK, a library for CPUs, computes all of a classifier; what is left of detectors and segmentors
+    runs in ExecuTorch's portable operators, which an application has to link too.
 
     The program is run in ExecuTorch and compared with PyTorch before it is put in place. A JSON file beside it holds
     architecture, preprocessing, size of the images and class names: ``digits.pte.json`` for ``digits.pte``.
@@ -78,7 +79,8 @@ def export_executorch(
     if not path.name.endswith(FORMATS["executorch"].ending):
         raise ValueError(f"expected a name that ends in {FORMATS['executorch'].ending} for ExecuTorch, got {path}")
     images = calibration_images(model, Path(calibration), input_size) if calibration is not None else []
-    program = trace(model, input_size, rewrite=partial(_quantize, images=images) if images else None)
+    rewrite = partial(_quantize, images=images) if images else None
+    program = trace(model, input_size, rewrite=rewrite, decompositions=FOR_XNNPACK)
     facts = find_facts(model, input_size, labels)
     if shutil.which("flatc") is None:
         # ExecuTorch looks for its compiler on the PATH. There it is only if this Python's environment is activated.

@@ -1,0 +1,60 @@
+"""Operators that XNNPACK lacks, in operators that it has: otherwise ExecuTorch leaves it at each of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ATEN = torch.ops.aten
+
+
+def _group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """A norm of one group over a map [B, C, H, W]."""
+    if groups != 1 or x.ndim != 4:
+        return NotImplemented
+    x = x - _mean(x)
+    x = x * torch.rsqrt(_mean(x * x) + eps)
+    return x if weight is None or bias is None else x * weight[:, None, None] + bias[:, None, None]
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Of each image [B, C, H, W]: XNNPACK takes means over the last two axes only."""
+    x = x.mean((2, 3), keepdim=True)  # [B, C, 1, 1]
+    return x.transpose(1, 2).mean((2, 3), keepdim=True)  # [B, 1, 1, 1]
+
+
+def _sum(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    """A sum over the last of four axes, which it leaves in place: v2's context."""
+    if x.ndim != 4 or list(dim or ()) != [3] or not keepdim or dtype is not None:
+        return NotImplemented
+    B, d, P, N = x.shape
+    return (x.reshape(B, d * P, 1, N).mean((2, 3), keepdim=True) * N).reshape(B, d, P, 1)
+
+
+def _split(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
+    """A split of the channels of a map [B, C, H, W] as slices.
+
+    XNNPACK cuts other channels out of four axes than it is told to (ExecuTorch 1.5.1), but the right ones out of three.
+    """
+    if x.ndim != 4 or dim != 1:
+        return NotImplemented
+    size = x.shape[2:]
+    flat = x.flatten(2)  # [B, C, H·W]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [flat.narrow(1, start, length).unflatten(2, size) for start, length in zip(starts, sizes, strict=True)]
+
+
+# Each is tried on every such operator of a graph, and leaves the others as they are.
+FOR_XNNPACK: dict[Any, Callable[..., Any]] = {
+    _ATEN.group_norm.default: _group_norm,
+    _ATEN.sum.dim_IntList: _sum,
+    _ATEN.split_with_sizes.default: _split,
+}
