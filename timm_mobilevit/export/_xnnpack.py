@@ -16,7 +16,7 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
-) -> Tensor:
+) -> Any:
     """A norm of one group over a map [B, C, H, W]."""
     if groups != 1 or x.ndim != 4:
         return NotImplemented
@@ -25,13 +25,38 @@ def _group_norm(
     return x if weight is None or bias is None else x * weight[:, None, None] + bias[:, None, None]
 
 
+def _layer_norm(
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Any:
+    """A norm over the last axis."""
+    if len(shape) != 1:
+        return NotImplemented
+    tokens = x.reshape(1, -1, 1, shape[0])  # [1, N, 1, d]
+    tokens = tokens - tokens.mean((2, 3), keepdim=True)
+    tokens = tokens * torch.rsqrt((tokens * tokens).mean((2, 3), keepdim=True) + eps)
+    out = tokens.reshape(x.shape)
+    return out if weight is None or bias is None else out * weight + bias
+
+
+def _matmul(a: Tensor, b: Tensor) -> Any:
+    """Products of the matrices of two stacks of the same size, without copies that repeat them once."""
+    if a.ndim != 4 or a.shape[:2] != b.shape[:2]:
+        return NotImplemented
+    return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).reshape(*a.shape[:3], b.shape[3])
+
+
 def _mean(x: Tensor) -> Tensor:
     """Of each image [B, C, H, W]: XNNPACK takes means over the last two axes only."""
     x = x.mean((2, 3), keepdim=True)  # [B, C, 1, 1]
     return x.transpose(1, 2).mean((2, 3), keepdim=True)  # [B, 1, 1, 1]
 
 
-def _sum(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+def _sum(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
     """A sum over the last of four axes, which it leaves in place: v2's context."""
     if x.ndim != 4 or list(dim or ()) != [3] or not keepdim or dtype is not None:
         return NotImplemented
@@ -39,22 +64,30 @@ def _sum(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: 
     return (x.reshape(B, d * P, 1, N).mean((2, 3), keepdim=True) * N).reshape(B, d, P, 1)
 
 
-def _split(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
+def _split(x: Tensor, sizes: Sequence[int], dim: int = 0) -> Any:
     """A split of the channels of a map [B, C, H, W] as slices.
 
     XNNPACK cuts other channels out of four axes than it is told to (ExecuTorch 1.5.1), but the right ones out of three.
     """
     if x.ndim != 4 or dim != 1:
         return NotImplemented
-    size = x.shape[2:]
+    B, _, H, W = x.shape
     flat = x.flatten(2)  # [B, C, H·W]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [flat.narrow(1, start, length).unflatten(2, size) for start, length in zip(starts, sizes, strict=True)]
+    return [flat.narrow(1, start, length).reshape(B, length, H, W) for start, length in zip(starts, sizes, strict=True)]
+
+
+def _split_evenly(x: Tensor, size: int, dim: int = 0) -> Any:
+    length = x.shape[dim]
+    return _split(x, [min(size, length - start) for start in range(0, length, size)], dim)
 
 
 # Each is tried on every such operator of a graph, and leaves the others as they are.
 FOR_XNNPACK: dict[Any, Callable[..., Any]] = {
     _ATEN.group_norm.default: _group_norm,
+    _ATEN.layer_norm.default: _layer_norm,
+    _ATEN.matmul.default: _matmul,
     _ATEN.sum.dim_IntList: _sum,
+    _ATEN.split.Tensor: _split_evenly,
     _ATEN.split_with_sizes.default: _split,
 }
