@@ -15,7 +15,8 @@ CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/tes
     --ignore=timm_mobilevit/export/runtimes.py
 
 # A process per core, each with the tests of whole files, for those share what is slow to make.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# In the order of their names: the last ones are small, so that the processes end together.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 define MMCV_NOTICE
 Building mmcv with its compiled operators, which detection and segmentation need: no wheel has them for every Python.

@@ -360,6 +360,7 @@ def test_targets_in_torch():
     assert rows[4]["reached"] == "yes"
 
 
+@pytest.mark.long
 def test_targets_in_processes_of_their_own(monkeypatch):
     threads = torch.get_num_threads()
     conditions = targets.Conditions("cpu", size=64, rounds=3, seconds=0)

@@ -40,7 +40,7 @@ def types_of(graph):
     return {v.name: v.type.tensor_type.elem_type for v in values} | {t.name: t.data_type for t in graph.initializer}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [KINDS[0], *(pytest.param(name, marks=pytest.mark.long) for name in KINDS[1:])])
 def test_opset_17(name, tmp_path):
     """The export compares it with PyTorch, at two batches and sizes: maps are resized, heads split, means taken."""
     export_onnx(shallow(name), tmp_path / "model.onnx", input_size=(3, 64, 64), opset=17)
@@ -120,6 +120,7 @@ def test_half(name, half_io, tmp_path):
         assert relative_difference(model(images), logits) < HALF_TOLERANCE
 
 
+@pytest.mark.long
 def test_half_of_any_size_with_several_outputs(tmp_path):
     path = tmp_path / "backbone.onnx"
     model = timm.create_model(KINDS[0], features_only=True, out_indices=(1, 4)).eval()

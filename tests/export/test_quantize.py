@@ -339,6 +339,7 @@ class TestBenchmark:
         digits.save(model, tmp_path / f"digits-{SMALLEST[False]}", data_config, pretrained=False)
         return tmp_path
 
+    @pytest.mark.long
     def test_writes_a_row_per_network_and_weight_type(self, folders, capsys):
         quantization.main(
             network=[SMALLEST[False]],

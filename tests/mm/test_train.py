@@ -280,7 +280,9 @@ def test_prediction_is_drawn(run, scenes, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
 
 
-@pytest.mark.parametrize("source", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "source", [CONFIGS[0], *(pytest.param(path, marks=pytest.mark.long) for path in CONFIGS[1:])], ids=lambda p: p.stem
+)
 def test_two_processes_equal_one_with_the_double_batch(source, tmp_path):
     """Every step sees the same four scenes: a process takes every second one.
 

@@ -70,13 +70,11 @@ class MobileViTPSPHead(PSPHead):  # type: ignore[misc]
 class GridPool(nn.AdaptiveAvgPool2d):
     """Adaptive average pooling, for exporters as two matrix products.
 
-    Theirs fixes the size of the map, and has six dimensions where the grid does not divide it.
-
-    Args:
-        output_size: Rows and columns of the grid.
+    Theirs fixes the size of the map, and has six dimensions where the grid does not divide it. It is built with one
+    number, that of the rows and of the columns of the grid.
 
     Shape:
-        Input [B, C, H, W], output [B, C, output_size, output_size].
+        Input [B, C, H, W], output [B, C, rows, columns].
 
     Example:
         >>> GridPool(3)(torch.zeros(2, 8, 7, 5)).shape
