@@ -7,11 +7,10 @@ and precision in the file of the day.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import onnxruntime
 import torch
 import torch.nn.functional as F
 import typer
@@ -19,33 +18,30 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
-from torch import Tensor
 
 from timm_mobilevit.export.final_outputs import add_suppression
 from timm_mobilevit.export.mm import ExportableDetector, load_exportable
 from timm_mobilevit.export.onnx import export_onnx
 from timm_mobilevit.export.quantize import quantize_onnx
+from timm_mobilevit.export.runtimes import open_file
 from timm_mobilevit.mm.loading import load_model
 
 from ._device import prepare
-from ._progress import progress
 from ._results import RESULTS, file_name, origin, read, write
 
 PRECISIONS = ("fp32", "fp16", "int8")
 METRICS = {"mmdet": "coco/bbox_mAP_50", "mmseg": "mIoU"}  # by default_scope
 
 
-def write_file(config: Path, checkpoint: Path, precision: str, images: Path, folder: Path) -> Path:
+def write_file(network: Any, precision: str, images: Path, folder: Path) -> Path:
     """Write the ONNX file of a detector, with its suppression, or of a segmentor.
 
     Args:
-        config: Config of the model.
-        checkpoint: Its weights.
+        network: What ``load_exportable`` gives.
         precision: One of ``PRECISIONS``.
         images: Folder of images to calibrate eight bits on.
         folder: Where to write.
     """
-    network = load_exportable(str(config), str(checkpoint))
     file = folder / "model.onnx"
     options = {"dynamic_batch": False, "dynamic_size": False, "half": precision == "fp16"}
     export_onnx(network, file, input_size=network.input_size, **options)
@@ -56,29 +52,28 @@ def write_file(config: Path, checkpoint: Path, precision: str, images: Path, fol
     return file
 
 
-def predictor(file: Path) -> Callable[[Tensor, Any], Any]:
-    """A function from an image of the data set, uint8 BGR [3, H, W], and its sample to the sample with predictions."""
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+def predictor(file: Path) -> Callable[[dict[str, Any]], list[Any]]:
+    """A function from a batch, whose images are uint8 BGR [3, H, W], to its samples with predictions."""
+    run = open_file(file)
 
-    def predict(image: Tensor, sample: Any) -> Any:
-        outputs = session.run(None, {"images": (image[[2, 1, 0]] / 255)[None].numpy()})
-        found = [torch.from_numpy(output) for output in outputs]
-        if len(found) == 3:
-            boxes, scores, labels = found
-            across, down = sample.scale_factor  # of the image over the original
-            boxes = boxes / boxes.new_tensor([across, down, across, down])
-            sample.pred_instances = InstanceData(bboxes=boxes, scores=scores, labels=labels)
-        else:
-            logits = F.interpolate(found[0], size=sample.ori_shape[:2], mode="bilinear", align_corners=False)
-            sample.pred_sem_seg = PixelData(data=logits.argmax(1))
-        return sample
+    def predict(batch: dict[str, Any]) -> list[Any]:
+        for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
+            found = [torch.from_numpy(output) for output in run((image[[2, 1, 0]] / 255)[None].numpy())]
+            if len(found) == 3:
+                boxes, scores, labels = found
+                across, down = sample.scale_factor  # of the image over the original
+                boxes = boxes / boxes.new_tensor([across, down, across, down])
+                sample.pred_instances = InstanceData(bboxes=boxes, scores=scores, labels=labels)
+            else:
+                logits = F.interpolate(found[0], size=sample.ori_shape[:2], mode="bilinear", align_corners=False)
+                sample.pred_sem_seg = PixelData(data=logits.argmax(1))
+        return batch["data_samples"]  # type: ignore[no-any-return]
 
     return predict
 
 
-def evaluate(cfg: Config, predict: Callable[[dict[str, Any]], list[Any]]) -> float:
-    """What the config's evaluator says of the predictions for all its test images, in percent."""
-    loader = Runner.build_dataloader(cfg.test_dataloader)
+def evaluate(cfg: Config, loader: Any, predict: Callable[[dict[str, Any]], list[Any]]) -> float:
+    """What the config's evaluator says of the predictions for all images of a loader, in percent."""
     evaluator = Evaluator(cfg.test_evaluator)
     evaluator.dataset_meta = loader.dataset.metainfo
     for batch in loader:
@@ -87,25 +82,27 @@ def evaluate(cfg: Config, predict: Callable[[dict[str, Any]], list[Any]]) -> flo
     return value if cfg.default_scope == "mmseg" else 100 * value
 
 
-def measure(config: Path, checkpoint: Path, precision: str) -> dict[str, object]:
-    """A row: the metric of the model in PyTorch and of its file."""
+def measure(config: Path, checkpoint: Path, precisions: Sequence[str] = PRECISIONS) -> Iterator[dict[str, object]]:
+    """Rows, one for each precision: the metric of the model in PyTorch and of its file."""
     model, cfg = load_model(str(config), str(checkpoint))
+    loader = Runner.build_dataloader(cfg.test_dataloader)
     with torch.inference_mode():
-        expected = evaluate(cfg, model.eval().test_step)
+        expected = evaluate(cfg, loader, model.eval().test_step)
+    network = load_exportable(str(config), str(checkpoint))
     data = cfg.train_dataloader.dataset
     images = Path(data.data_root, next(prefix for key, prefix in data.data_prefix.items() if key.startswith("img")))
-    with tempfile.TemporaryDirectory() as folder:
-        predict = predictor(write_file(config, checkpoint, precision, images, Path(folder)))
-        found = evaluate(cfg, lambda batch: list(map(predict, batch["inputs"], batch["data_samples"])))
-    return {
-        "config": config.stem,
-        "precision": precision,
-        "metric": METRICS[cfg.default_scope].removeprefix("coco/"),
-        "images": len(Runner.build_dataloader(cfg.test_dataloader).dataset),
-        "in_torch": f"{expected:.2f}",
-        "in_onnxruntime": f"{found:.2f}",
-        **origin("cpu"),
-    }
+    for precision in precisions:
+        with tempfile.TemporaryDirectory() as folder:
+            found = evaluate(cfg, loader, predictor(write_file(network, precision, images, Path(folder))))
+        yield {
+            "config": config.stem,
+            "precision": precision,
+            "metric": METRICS[cfg.default_scope].removeprefix("coco/"),
+            "images": len(loader.dataset),
+            "in_torch": f"{expected:.2f}",
+            "in_onnxruntime": f"{found:.2f}",
+            **origin("cpu"),
+        }
 
 
 def main(
@@ -121,13 +118,12 @@ def main(
     prepare("cpu", 1)
     path = out / file_name("mm-exports", "cpu", PRECISIONS)
     rows: list[Any] = read(path) if path.exists() else []
-    with progress(len(wanted)) as begin:
-        for precision in wanted:
-            begin(precision)
-            row = measure(config, checkpoint, precision)
-            rows = [old for old in rows if (old["config"], old["precision"]) != (row["config"], precision)] + [row]
-            write(rows, path)
-            typer.echo(f"{config.stem} {precision}: {row['metric']} {row['in_torch']} -> {row['in_onnxruntime']} %")
+    for row in measure(config, checkpoint, wanted):
+        rows = [old for old in rows if any(old[key] != row[key] for key in ("config", "precision"))] + [row]
+        write(rows, path)
+        typer.echo(
+            f"{row['config']} {row['precision']}: {row['in_torch']} -> {row['in_onnxruntime']} % {row['metric']}"
+        )
     typer.echo(f"{path}: {len(rows)} rows")
 
 

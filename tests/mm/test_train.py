@@ -224,7 +224,7 @@ def test_file_is_as_accurate_as_the_model(run, tmp_path):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     from benchmarks import mm_exports
 
-    row = mm_exports.measure(run / "config.py", checkpoint(run), "fp32")
+    (row,) = mm_exports.measure(run / "config.py", checkpoint(run), ["fp32"])
     validated = {key.removeprefix("coco/"): value for key, value in last_validation(run).items()}[row["metric"]]
     in_percent = validated if row["metric"] == "mIoU" else 100 * validated
     assert float(row["in_torch"]) == pytest.approx(in_percent, abs=0.1)

@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .final_outputs import suppresses_classes_together
-
 CONFIDENCE, COORDINATES = "confidence", "coordinates"  # names that Vision looks for
 _THRESHOLDS = {"iouThreshold": "iou_threshold", "confidenceThreshold": "score_thr"}  # of Core ML, and in the facts
 _NMS_VERSION = 3  # of the specification: iOS 12
@@ -41,26 +39,23 @@ class ForVision(nn.Module):
         return scores[0], torch.cat([(start + end) / 2, end - start], dim=1)
 
 
-def with_suppression(network: Any, facts: dict[str, Any]) -> Any:
+def with_suppression(network: Any, facts: dict[str, Any], *, per_class: bool) -> Any:
     """Put Core ML's suppression behind a network.
 
     Args:
         network: The ``coremltools`` package of a ``ForVision``.
-        facts: The settings of the suppression and the names of the classes.
+        facts: The thresholds of the suppression and the names of the classes.
+        per_class: Whether boxes of different classes leave each other alone.
 
     Returns:
         A package with the outputs ``confidence`` [N, classes] and ``coordinates`` [N, 4], and the optional inputs
         ``iouThreshold`` and ``confidenceThreshold``.
-
-    Raises:
-        ValueError: If the suppression is of another kind.
     """
     import coremltools as ct
 
-    classes_together = suppresses_classes_together(facts, "this detector")
     spec = ct.proto.Model_pb2.Model(specificationVersion=_NMS_VERSION)
     nms = spec.nonMaximumSuppression
-    nms.pickTop.perClass = not classes_together
+    nms.pickTop.perClass = per_class
     nms.stringClassLabels.vector.extend(facts["labels"])
     described = {value.name: value for value in network.get_spec().description.output}
     for name, width in ((CONFIDENCE, len(facts["labels"])), (COORDINATES, 4)):

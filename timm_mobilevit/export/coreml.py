@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from ._interface import WithInterface
 from ._labels import known_class_names
 from ._program import trace
 from ._vision import CONFIDENCE, COORDINATES, ForVision, with_suppression
+from .final_outputs import suppresses_classes_together
 
 
 def export_coreml(
@@ -83,18 +85,16 @@ def export_coreml(
     facts = find_facts(model, input_size, labels)
 
     preprocessing = {key: facts[key] for key in ("mean", "std") if key in facts}
-    # Optimised before it is wrapped: what is done to a whole classifier is done to this one.
-    optimized = optimize_for_inference(copy.deepcopy(model).cpu().float())
-    for module in list(optimized.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.GroupNorm) and child.num_groups == 1:
-                setattr(module, name, _MapNorm(child))
-    network: nn.Module = WithInterface(optimized, **preprocessing, softmax=names is not None)
-    if suppress:
+    if suppress:  # what cannot be suppressed is refused before the conversion, which takes long
         if facts.get("task") != "object-detection":
             raise ValueError(f"suppress is for detectors of timm_mobilevit.export.mm, got {type(model).__name__}")
+        classes_together = suppresses_classes_together(facts, "this detector")
+    # Optimised before it is wrapped: what is done to a whole classifier is done to this one.
+    optimized = optimize_for_inference(copy.deepcopy(model).cpu().float())
+    network: nn.Module = WithInterface(optimized, **preprocessing, softmax=names is not None)
+    if suppress:
         model = network = ForVision(network)
-    program = trace(network, input_size)
+    program = trace(network, input_size, decompositions={torch.ops.aten.group_norm.default: _group_norm})
     outputs = output_names(model, len(program.graph_signature.user_outputs))
     package = ct.convert(
         program,
@@ -106,7 +106,7 @@ def export_coreml(
         skip_model_load=True,
     )
     if suppress:
-        package = with_suppression(package, facts)
+        package = with_suppression(package, facts, per_class=not classes_together)
     package.short_description = ".".join(str(facts[key]) for key in ("architecture", "tag") if key in facts)
     package.license = facts.get("license", "")
     package.author, package.version = "timm-mobilevit", __version__
@@ -119,11 +119,11 @@ def export_coreml(
     if names:
         package.user_defined_metadata[f"{_PREVIEW}.type"] = "imageClassifier"
     elif facts.get("task") == "semantic-segmentation":
-        colours_of_classes = {"colors": [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in facts.get("palette", ())]}
+        shown = {"labels": facts["labels"]}
+        if "palette" in facts:
+            shown["colors"] = ["#" + bytes(colour).hex() for colour in facts["palette"]]
         package.user_defined_metadata[f"{_PREVIEW}.type"] = "imageSegmenter"
-        package.user_defined_metadata[f"{_PREVIEW}.params"] = json.dumps(
-            {"labels": facts["labels"], **(colours_of_classes if "palette" in facts else {})}
-        )
+        package.user_defined_metadata[f"{_PREVIEW}.params"] = json.dumps(shown)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as scratch:
@@ -156,17 +156,20 @@ def _describe(output: str, facts: dict[str, Any]) -> str:
     return _OUTPUTS.get(output, "")
 
 
-class _MapNorm(nn.Module):
-    """A norm of one group as Core ML's own layer norm.
+def _group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
+    """A norm of one group over a map [B, C, H, W] as Core ML's own layer norm.
 
     coremltools would make ten operators of it, up to five dimensions, with a square that is infinite in float16 from
     256 on.
     """
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x, x.shape[1:], eps=self.eps)
-        return x if self.weight is None else x * self.weight[:, None, None] + self.bias[:, None, None]
+    if groups != 1 or x.ndim != 4:
+        return NotImplemented
+    x = F.layer_norm(x, x.shape[1:], eps=eps)
+    return x if weight is None or bias is None else x * weight[:, None, None] + bias[:, None, None]
