@@ -39,11 +39,12 @@ def _torchscript(model: nn.Module, size: int, folder: Path) -> None:
     _compare(torch.jit.load(folder / "model.pt"), model, [(1, size, size), (3, size + 37, size + 5)])
 
 
-def _onnx(model: nn.Module, size: int, folder: Path, *, dynamic: bool = False) -> None:
+def _onnx(model: nn.Module, size: int, folder: Path, *, dynamic: bool = False, **options: Any) -> None:
     from timm_mobilevit.export import export_onnx
 
     # It compares by itself.
-    export_onnx(model, folder / "model.onnx", input_size=(3, size, size), dynamic_batch=dynamic, dynamic_size=dynamic)
+    axes = {"dynamic_batch": dynamic, "dynamic_size": dynamic}
+    export_onnx(model, folder / "model.onnx", input_size=(3, size, size), **axes, **options)
 
 
 def _onnx_int8(model: nn.Module, size: int, folder: Path) -> None:
@@ -95,6 +96,8 @@ FORMATS: dict[str, tuple[str, Callable[[nn.Module, int, Path], Any], tuple[str, 
         partial(_onnx, dynamic=True),
         ("torch", "onnx", "onnxruntime"),
     ),
+    "onnx-17": ("ONNX, opset 17", partial(_onnx, opset=17), ("torch", "onnx", "onnxruntime")),
+    "onnx-fp16": ("ONNX fp16", partial(_onnx, half=True), ("torch", "onnx", "onnxruntime")),
     "onnx-int8": ("ONNX int8", _onnx_int8, ("torch", "onnx", "onnxruntime")),
     "openvino": ("OpenVINO", partial(_with_timmx, to="openvino"), ("torch", "timmx", "openvino")),
     "litert": ("LiteRT", partial(_with_timmx, to="litert"), ("torch", "timmx", "litert-torch")),
