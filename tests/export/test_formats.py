@@ -82,6 +82,21 @@ def test_file_computes_what_pytorch_does(name, to, tmp_path):
 
 
 @pytest.mark.export
+@pytest.mark.parametrize("name", SMALLEST)
+def test_xnnpack_computes_all_of_a_litert_file_in_one_part(name, tmp_path):
+    needs("litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    export_with_timmx(trained(name), tmp_path / "model.tflite", "litert", input_size=(3, 64, 64))
+    interpreter = Interpreter(model_path=str(tmp_path / "model.tflite"))
+    interpreter.allocate_tensors()
+    assert max(len(tensor["shape"]) for tensor in interpreter.get_tensor_details()) == 4
+    operators = [operator["op_name"] for operator in interpreter._get_ops_details()]
+    assert operators.count("DELEGATE") == 1
+    assert "BROADCAST_TO" not in operators
+
+
+@pytest.mark.export
 @pytest.mark.parametrize("to", BY_TIMMX)
 def test_half_halves_the_weights(to, tmp_path):
     needs(to)

@@ -338,9 +338,20 @@ def test_every_backbone_is_plain(name, tmp_path):
 @pytest.mark.parametrize("name", KINDS)
 def test_traced_model_has_no_large_ranks(name):
     """What coremltools, pnnx and OpenVINO see of a model that torch.jit.trace recorded."""
+    assert_traced_plain(shallow(name), torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_exported_program_has_no_large_ranks_nor_group_norms(name):
+    """What litert-torch, coremltools and ExecuTorch see of a model that torch.export recorded."""
     images = torch.rand(1, 3, 64, 64)
     model = shallow(name)
-    assert_traced_plain(model, images)
+    program = torch.export.export(model, (images,))
+    torch.testing.assert_close(program.module()(images), model(images), rtol=1e-4, atol=1e-5)
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        assert not isinstance(value, torch.Tensor) or value.ndim <= 4
+        assert "group_norm" not in str(node.target)
 
 
 def test_file_says_where_it_comes_from_and_nothing_of_the_machine(tmp_path):

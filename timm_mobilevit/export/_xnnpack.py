@@ -9,22 +9,6 @@ from torch import Tensor
 _ATEN = torch.ops.aten
 
 
-def _group_norm(
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Any:
-    """A norm of one group over a map [B, C, H, W]."""
-    if groups != 1 or x.ndim != 4:
-        return NotImplemented
-    x = x - _mean(x)
-    x = x * torch.rsqrt(_mean(x * x) + eps)
-    return x if weight is None or bias is None else x * weight[:, None, None] + bias[:, None, None]
-
-
 def _layer_norm(
     x: Tensor,
     shape: Sequence[int],
@@ -33,7 +17,10 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Any:
-    """A norm over the last axis."""
+    """A norm over the last axis, or over whole maps [B, C, H, W]."""
+    if len(shape) == 3 and x.ndim == 4 and weight is None:
+        x = x - _mean(x)
+        return x * torch.rsqrt(_mean(x * x) + eps)
     if len(shape) != 1:
         return NotImplemented
     tokens = x.reshape(1, -1, 1, shape[0])  # [1, N, 1, d]
@@ -84,7 +71,6 @@ def _split_evenly(x: Tensor, size: int, dim: int = 0) -> Any:
 
 # Each is tried on every such operator of a graph, and leaves the others as they are.
 FOR_XNNPACK: dict[Any, Callable[..., Any]] = {
-    _ATEN.group_norm.default: _group_norm,
     _ATEN.layer_norm.default: _layer_norm,
     _ATEN.matmul.default: _matmul,
     _ATEN.sum.dim_IntList: _sum,

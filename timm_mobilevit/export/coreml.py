@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from .._version import __version__
 from ..inference.optimize import optimize_for_inference
@@ -94,7 +92,7 @@ def export_coreml(
     network: nn.Module = WithInterface(optimized, **preprocessing, softmax=names is not None)
     if suppress:
         model = network = ForVision(network)
-    program = trace(network, input_size, decompositions={torch.ops.aten.group_norm.default: _group_norm})
+    program = trace(network, input_size)
     outputs = output_names(model, len(program.graph_signature.user_outputs))
     package = ct.convert(
         program,
@@ -154,22 +152,3 @@ def _describe(output: str, facts: dict[str, Any]) -> str:
         reduction = facts["feature_reductions"][int(stage)]
         return f"Map [1, channels, height, width], {reduction} times smaller than the image"
     return _OUTPUTS.get(output, "")
-
-
-def _group_norm(
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Any:
-    """A norm of one group over a map [B, C, H, W] as Core ML's own layer norm.
-
-    coremltools would make ten operators of it, up to five dimensions, with a square that is infinite in float16 from
-    256 on.
-    """
-    if groups != 1 or x.ndim != 4:
-        return NotImplemented
-    x = F.layer_norm(x, x.shape[1:], eps=eps)
-    return x if weight is None or bias is None else x * weight[:, None, None] + bias[:, None, None]

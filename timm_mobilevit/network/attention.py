@@ -310,23 +310,25 @@ class SeparableTransformerLayer(nn.Module):
 def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
     """Apply a norm of one group to a map [B, C, H, W].
 
-    ONNX of the opsets that runtimes know has no group norm of its own. For a fixed image size it is an instance norm of
-    a single channel there, and what the norm scales and adds per channel are operators of their own. A layer norm would
-    need weights of the size of the map.
+    Runtimes have no group norm, or take it apart; a traced graph has what they do have. In general that is a layer norm
+    over the map. In ONNX, a layer norm would need weights of the size of the map: there it is, for a fixed image size,
+    an instance norm of a single channel. What the norm scales and adds per channel are operators of their own.
 
     Example:
         >>> norm, x = nn.GroupNorm(1, 8), torch.randn(2, 8, 4, 4)
         >>> torch.equal(norm_map(norm, x), norm(x))
         True
     """
-    in_onnx = torch.onnx.is_in_onnx_export()  # type: ignore[attr-defined]
-    if not (in_onnx and torch.compiler.is_exporting() and isinstance(norm, nn.GroupNorm) and norm.num_groups == 1):
+    if not (torch.compiler.is_exporting() and isinstance(norm, nn.GroupNorm) and norm.num_groups == 1):
         return norm(x)  # type: ignore[no-any-return]
-    if any(isinstance(size, torch.SymInt) or size == 1 for size in x.shape[2:]):
+    if not torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
+        x = F.layer_norm(x, x.shape[1:], eps=norm.eps)
+    elif any(isinstance(size, torch.SymInt) or size == 1 for size in x.shape[2:]):
         # Any image size. An axis that is 1 in the example image counts as one that always is, and the instance norm, or
         # a group norm without weights, would write that into the file.
         weight = x.new_ones(norm.num_channels) if norm.weight is None else norm.weight
         bias = x.new_zeros(norm.num_channels) if norm.bias is None else norm.bias
         return F.group_norm(x, 1, weight, bias, norm.eps)
-    x = F.instance_norm(x.reshape(x.shape[0], 1, -1), eps=norm.eps).reshape(x.shape)
+    else:
+        x = F.instance_norm(x.reshape(x.shape[0], 1, -1), eps=norm.eps).reshape(x.shape)
     return x if norm.weight is None else x * norm.weight[:, None, None] + norm.bias[:, None, None]
