@@ -31,7 +31,7 @@ from ._progress import progress
 from ._results import RESULTS, file_name, origin, write
 from ._timing import Spread, interleave, ratios, spread
 
-NETWORKS = ("mobilevitv3_xxs", "mobilevitv2_1_0")
+NETWORKS = ("mobilevitv1_xxs", "mobilevitv2_1_0", "mobilevitv3_xxs")  # one of each generation
 FP32, INT8 = "fp32", "int8"
 
 
