@@ -335,14 +335,19 @@ def digits_exports() -> str:
 
 
 def mm_exports() -> str:
-    """Accuracy of a detector and a segmentor in ONNX Runtime, beside that in PyTorch."""
+    """Accuracy of a detector and a segmentor in the runtimes, beside that in PyTorch."""
     path = newest("mm-exports", "cpu")
     if not path:
         return "Not measured: `python -m benchmarks.mm_exports`."
     rows = read(path)
-    lines = ["| model | precision | metric | in PyTorch (%) | in ONNX Runtime (%) |", "|---|---|---|---:|---:|"]
+    titles = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
+    lines = [
+        "| model | metric | runtime | precision | in PyTorch (%) | in the runtime (%) |",
+        "|---|---|---|---|---:|---:|",
+    ]
     lines += [
-        f"| `{row['config']}` | {row['precision']} | {row['metric']} | {row['in_torch']} | {row['in_onnxruntime']} |"
+        f"| `{row['config']}` | {row['metric']} | {titles[row['runtime']]} | {row['precision']} | {row['in_torch']} "
+        f"| {row['in_runtime']} |"
         for row in rows
     ]
     return "\n".join((*lines, "", _origin(rows[0], path)))

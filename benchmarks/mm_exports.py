@@ -1,9 +1,9 @@
-"""Accuracy of a detector or segmentor in PyTorch and in its ONNX files: ``python -m benchmarks.mm_exports``.
+"""Accuracy of a detector or segmentor in PyTorch and of its exported files: ``python -m benchmarks.mm_exports``.
 
 ``python -m benchmarks.mm_exports CONFIG CHECKPOINT`` takes a config of ``benchmarks/mm_digits`` and what was trained
-with it. The model, and its files in each precision, see the images that the config tests on; the config's own evaluator
-judges them. Eight bits are calibrated on the images that the config trains on. A row replaces one of the same config
-and precision in the file of the day.
+with it. The model, and its files in each runtime and precision, see the images that the config tests on; the config's
+own evaluator judges them. Eight bits are calibrated on the images that the config trains on. OpenVINO runs the ONNX
+files. A row replaces one of the same config, runtime and precision in the file of the day.
 """
 
 import tempfile
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
@@ -18,8 +19,12 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
+from numpy.typing import NDArray
+from torch import Tensor
 
-from timm_mobilevit.export.final_outputs import add_suppression
+from timm_mobilevit.export._facts import read_facts
+from timm_mobilevit.export.executorch import export_executorch
+from timm_mobilevit.export.final_outputs import add_suppression, detections
 from timm_mobilevit.export.mm import ExportableDetector, load_exportable
 from timm_mobilevit.export.onnx import export_onnx
 from timm_mobilevit.export.quantize import quantize_onnx
@@ -30,18 +35,25 @@ from ._device import prepare
 from ._results import RESULTS, file_name, origin, read, write
 
 PRECISIONS = ("fp32", "fp16", "int8")
+RUNTIMES = {"onnxruntime": PRECISIONS, "openvino": PRECISIONS, "executorch": ("fp32", "int8")}
 METRICS = {"mmdet": "coco/bbox_mAP_50", "mmseg": "mIoU"}  # by default_scope
 
 
-def write_file(network: Any, precision: str, images: Path, folder: Path) -> Path:
-    """Write the ONNX file of a detector, with its suppression, or of a segmentor.
+def write_file(network: Any, runtime: str, precision: str, images: Path, folder: Path) -> Path:
+    """Write the file of a detector or segmentor; an ONNX file of a detector has its suppression.
 
     Args:
         network: What ``load_exportable`` gives.
-        precision: One of ``PRECISIONS``.
+        runtime: A key of ``RUNTIMES``.
+        precision: One that the runtime has.
         images: Folder of images to calibrate eight bits on.
         folder: Where to write.
     """
+    if runtime == "executorch":
+        file = folder / "model.pte"
+        calibration = images if precision == "int8" else None
+        export_executorch(network, file, input_size=network.input_size, calibration=calibration)
+        return file
     file = folder / "model.onnx"
     options = {"dynamic_batch": False, "dynamic_size": False, "half": precision == "fp16"}
     export_onnx(network, file, input_size=network.input_size, **options)
@@ -52,13 +64,31 @@ def write_file(network: Any, precision: str, images: Path, folder: Path) -> Path
     return file
 
 
-def predictor(file: Path) -> Callable[[dict[str, Any]], list[Any]]:
+def open_in(runtime: str, file: Path) -> Callable[[NDArray[np.float32]], list[Tensor]]:
+    """A function from an image [1, 3, H, W] to detections (boxes, scores, labels) or logits, in a runtime."""
+    if runtime == "openvino":
+        import openvino
+
+        compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda image: [torch.from_numpy(np.array(output)) for output in compiled([image]).values()]
+    opened, facts = open_file(file), read_facts(file)
+
+    def run(image: NDArray[np.float32]) -> list[Tensor]:
+        outputs = [torch.from_numpy(output) for output in opened(image)]
+        if len(outputs) == 2:  # of all anchors
+            boxes, scores = outputs
+            return list(detections(boxes[0], scores[0], image.shape[2:], facts))
+        return outputs
+
+    return run
+
+
+def predictor(run: Callable[[NDArray[np.float32]], list[Tensor]]) -> Callable[[dict[str, Any]], list[Any]]:
     """A function from a batch, whose images are uint8 BGR [3, H, W], to its samples with predictions."""
-    run = open_file(file)
 
     def predict(batch: dict[str, Any]) -> list[Any]:
         for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
-            found = [torch.from_numpy(output) for output in run((image[[2, 1, 0]] / 255)[None].numpy())]
+            found = run((image[[2, 1, 0]] / 255)[None].numpy())
             if len(found) == 3:
                 boxes, scores, labels = found
                 across, down = sample.scale_factor  # of the image over the original
@@ -82,8 +112,10 @@ def evaluate(cfg: Config, loader: Any, predict: Callable[[dict[str, Any]], list[
     return value if cfg.default_scope == "mmseg" else 100 * value
 
 
-def measure(config: Path, checkpoint: Path, precisions: Sequence[str] = PRECISIONS) -> Iterator[dict[str, object]]:
-    """Rows, one for each precision: the metric of the model in PyTorch and of its file."""
+def measure(
+    config: Path, checkpoint: Path, runtimes: Sequence[str] = tuple(RUNTIMES), precisions: Sequence[str] = PRECISIONS
+) -> Iterator[dict[str, object]]:
+    """Rows, one for each runtime and precision: the metric of the model in PyTorch and of its file."""
     model, cfg = load_model(str(config), str(checkpoint))
     loader = Runner.build_dataloader(cfg.test_dataloader)
     with torch.inference_mode():
@@ -91,39 +123,43 @@ def measure(config: Path, checkpoint: Path, precisions: Sequence[str] = PRECISIO
     network = load_exportable(str(config), str(checkpoint))
     data = cfg.train_dataloader.dataset
     images = Path(data.data_root, next(prefix for key, prefix in data.data_prefix.items() if key.startswith("img")))
-    for precision in precisions:
-        with tempfile.TemporaryDirectory() as folder:
-            found = evaluate(cfg, loader, predictor(write_file(network, precision, images, Path(folder))))
-        yield {
-            "config": config.stem,
-            "precision": precision,
-            "metric": METRICS[cfg.default_scope].removeprefix("coco/"),
-            "images": len(loader.dataset),
-            "in_torch": f"{expected:.2f}",
-            "in_onnxruntime": f"{found:.2f}",
-            **origin("cpu"),
-        }
+    for runtime in runtimes:
+        for precision in (offered for offered in RUNTIMES[runtime] if offered in precisions):
+            with tempfile.TemporaryDirectory() as folder:
+                file = write_file(network, runtime, precision, images, Path(folder))
+                found = evaluate(cfg, loader, predictor(open_in(runtime, file)))
+            yield {
+                "config": config.stem,
+                "runtime": runtime,
+                "precision": precision,
+                "metric": METRICS[cfg.default_scope].removeprefix("coco/"),
+                "images": len(loader.dataset),
+                "in_torch": f"{expected:.2f}",
+                "in_runtime": f"{found:.2f}",
+                **origin("cpu"),
+            }
 
 
 def main(
     config: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    runtimes: Annotated[str, typer.Option(help="Runtimes, separated by commas.")] = ",".join(RUNTIMES),
     precisions: Annotated[str, typer.Option(help="Precisions, separated by commas.")] = ",".join(PRECISIONS),
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the CSV file.")] = RESULTS,
 ) -> None:
-    """Evaluate a detector or segmentor, and its ONNX files."""
-    wanted = precisions.split(",")
-    if unknown := sorted(set(wanted) - set(PRECISIONS)):
-        raise typer.BadParameter(f"expected precisions of {', '.join(PRECISIONS)}, got {', '.join(unknown)}")
+    """Evaluate a detector or segmentor, and its exported files."""
+    wanted = {"runtimes": runtimes.split(","), "precisions": precisions.split(",")}
+    for what, known in (("runtimes", RUNTIMES), ("precisions", PRECISIONS)):
+        if unknown := sorted(set(wanted[what]) - set(known)):
+            raise typer.BadParameter(f"expected {what} of {', '.join(known)}, got {', '.join(unknown)}")
     prepare("cpu", 1)
     path = out / file_name("mm-exports", "cpu", PRECISIONS)
     rows: list[Any] = read(path) if path.exists() else []
-    for row in measure(config, checkpoint, wanted):
-        rows = [old for old in rows if any(old[key] != row[key] for key in ("config", "precision"))] + [row]
+    for row in measure(config, checkpoint, **wanted):
+        keys = ("config", "runtime", "precision")
+        rows = [old for old in rows if any(old[key] != row[key] for key in keys)] + [row]
         write(rows, path)
-        typer.echo(
-            f"{row['config']} {row['precision']}: {row['in_torch']} -> {row['in_onnxruntime']} % {row['metric']}"
-        )
+        typer.echo(" ".join(str(row[key]) for key in (*keys, "metric", "in_torch", "in_runtime")))
     typer.echo(f"{path}: {len(rows)} rows")
 
 

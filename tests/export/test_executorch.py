@@ -6,6 +6,8 @@ import pytest
 import timm
 import torch
 from export_models import KINDS, NAMES, shallow, trained_looking
+from PIL import Image
+from torch import nn
 
 from timm_mobilevit.export._program import trace
 from timm_mobilevit.export._xnnpack import FOR_XNNPACK
@@ -59,6 +61,38 @@ def test_operators_for_xnnpack_are_equal(name):
     model, x = shallow(name), torch.rand(1, 3, 64, 64)
     graph = trace(model, (3, 64, 64), decompositions=FOR_XNNPACK).module()
     torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+class Detector(nn.Module):
+    """Boxes of what a network says and of anchors that need more than eight bits."""
+
+    output_names = ("boxes",)
+
+    def __init__(self):
+        super().__init__()
+        self.network = shallow(KINDS[0], num_classes=4)
+        self.export_metadata = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+
+    def forward(self, x):
+        places = torch.arange(500.0)[None]
+        anchors = torch.cat([places, places + 0.5, places + 20, places + 40.25])
+        return self.network(x)[:, :, None] + anchors  # [B, 4, 500]
+
+
+def test_eight_bits_are_for_modules(tmp_path):
+    runtimes = pytest.importorskip(
+        "executorch.runtime", reason='needs the extra: pip install "timm-mobilevit[executorch]"'
+    )
+    (tmp_path / "images").mkdir()
+    for index in range(8):
+        pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    model, path, x = Detector(), tmp_path / "model.pte", torch.rand(1, 3, 64, 64)
+    loss = export_executorch(model, path, input_size=(3, 64, 64), calibration=tmp_path / "images")
+    assert loss.correlation > 0.999
+    (boxes,) = runtimes.Runtime.get().load_program(path).load_method("forward").execute([x])
+    difference = (boxes - model(x)).abs().max()
+    assert 1e-5 < difference < 0.5  # of 540: eight bits are 2 apart
 
 
 def test_names_the_extra(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from timm_mobilevit.cli import app
 from timm_mobilevit.export import ExportedModel, export_with_timmx
 from timm_mobilevit.export import with_timmx as module
+from timm_mobilevit.export._calibration import calibration_images
 from timm_mobilevit.formats import FORMATS, format_of, require
 from timm_mobilevit.variants import VARIANTS
 
@@ -133,6 +134,15 @@ def test_eight_bits(to, tmp_path):
     assert re.search(r"On 4 of the calibration images, the correlation .* float32 is 0\.\d{4}\.", result.output)
     assert sizes["int8"] < 0.6 * sizes["float"]
     assert ExportedModel(out)(torch.rand(2, 3, 64, 64)).isfinite().all()
+
+
+def test_calibration_images_are_what_the_model_takes(tmp_path):
+    Image.new("RGB", (9, 9), (255, 255, 255)).save(tmp_path / "white.png")
+    facts = {"input_size": [3, 8, 6], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    (image,) = calibration_images(facts, tmp_path)
+    torch.testing.assert_close(image, torch.full((1, 3, 8, 6), 2.0))
+    with pytest.raises(ValueError, match="needs the std of the images, which the model does not know"):
+        calibration_images({"input_size": [3, 8, 6], "mean": [0, 0, 0]}, tmp_path)
 
 
 @pytest.mark.export

@@ -21,7 +21,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
 from timm_mobilevit.cli import app  # noqa: E402
-from timm_mobilevit.export import check_onnx, export_onnx  # noqa: E402
+from timm_mobilevit.evaluate import evaluate  # noqa: E402
+from timm_mobilevit.export import ExportedModel, check_onnx, export_onnx  # noqa: E402
 
 SIZE = (3, 64, 96)
 
@@ -253,6 +254,28 @@ class TestCommand:
         assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
         assert run_file(out, torch.rand(1, 3, 64, 64))["logits"].shape == (1, 1000)
 
+    def test_accuracy_before_and_after(self, tmp_path):
+        timm.models.save_for_hf(trained_looking(timm.create_model(KINDS[0], num_classes=2)), tmp_path / "model")
+        for index in range(6):
+            (tmp_path / "images" / str(index % 2)).mkdir(parents=True, exist_ok=True)
+            pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / "images" / str(index % 2) / f"{index}.png")
+        args = ("--img-size", 64, "--static", "--evaluate", tmp_path / "images", "--out", tmp_path / "model.onnx")
+        done = run(tmp_path / "model", *args)
+        assert done.exit_code == 0, done.output
+        (expected,) = evaluate(ExportedModel(tmp_path / "model.onnx"), tmp_path / "images", workers=0)
+        top1 = f"{expected.top1:.2f} %"
+        assert f"Top-1 on {tmp_path / 'images'}: {top1} in PyTorch, {top1} in this file." in done.stdout
+
+    def test_images_of_other_classes_are_refused_before_the_export(self, tmp_path):
+        (tmp_path / "images" / "cat").mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / "cat" / "0.png")
+        args = ("--random-weights", "--img-size", 64, "--evaluate", tmp_path / "images", "--out", tmp_path / "x.onnx")
+        done = run(KINDS[0], *args)
+        assert done.exit_code == 1
+        assert "has 1 classes with images, but the model has 1000" in done.stderr
+        assert not (tmp_path / "x.onnx").exists()
+
     def test_published_weights_are_the_default(self, tmp_path, monkeypatch):
         """Never silently random ones: where they cannot be had, nothing is written."""
         asked = []
@@ -285,6 +308,9 @@ class TestCommand:
             (KINDS[0], "--format", "litert", "--int8", "--calibration", "photos"),
             (KINDS[0], "--format", "coreml", "--opset", "17"),
             (KINDS[0], "--format", "executorch", "--softmax"),
+            (KINDS[0], "--backbone", "--evaluate", "."),
+            (KINDS[0], "--format", "coreml", "--evaluate", "."),
+            (KINDS[0], "--evaluate", "nowhere"),
         ],
         ids=" ".join,
     )

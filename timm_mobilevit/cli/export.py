@@ -136,6 +136,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    evaluate: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder with one folder of images per class, or with one per split: print the accuracy on them, of "
+            "the model and of the file.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="Class names: a text file with one per line, or JSON."),
@@ -159,8 +168,10 @@ def export(
         raise typer.BadParameter("--raw and --argmax go with --config")
     if argmax and softmax:
         raise typer.BadParameter("--argmax and --softmax exclude each other: both are of the logits")
-    if labels and (config or backbone):
-        raise typer.BadParameter("--labels is for classifiers")
+    if (labels or evaluate) and (config or backbone):
+        raise typer.BadParameter("--labels and --evaluate are for classifiers")
+    if evaluate and FORMATS[to].unverified:
+        raise typer.BadParameter(f"--evaluate runs the file, but {FORMATS[to].unverified}")
     if weight_type and not (int8 and to == "onnx"):
         raise typer.BadParameter("--weight-type goes with --int8 and --format onnx")
     if half_io and not half:
@@ -219,6 +230,7 @@ def export(
             options["dynamic_batch"] = False
     elif to == "coreml":
         options["suppress"] = suppress
+    before = _top1(network, evaluate, size) if evaluate else None
     write = _WRITERS.get(to, _write_with_timmx)
     found = write(network, out, to, options)
     if isinstance(found, float):
@@ -230,7 +242,19 @@ def export(
         )
     elif FORMATS[to].unverified:
         typer.echo(f"Not verified: {FORMATS[to].unverified}.")
+    if evaluate:
+        from ..export import ExportedModel
+
+        after = _top1(ExportedModel(out), evaluate, size)
+        typer.echo(f"Top-1 on {evaluate}: {before} % in PyTorch, {after} % in this file.")
     typer.echo(f"Wrote {out}: images of {size[1]}×{size[2]} pixels with {size[0]} channels.")
+
+
+def _top1(network: "nn.Module", data: Path, size: tuple[int, int, int]) -> str:
+    from ..evaluate import evaluate
+
+    (accuracy,) = evaluate(network, data, img_size=size[1], workers=0)
+    return f"{accuracy.top1:.2f}"
 
 
 def _read_labels(path: Path) -> list[str]:

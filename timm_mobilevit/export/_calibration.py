@@ -1,33 +1,37 @@
 """Images that quantisation measures the ranges of activations on, and how near its outputs stay."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from timm.data import resolve_data_config
-from torch import Tensor, nn
+from torch import Tensor
 
-from .quantize import MIN_CORRELATION, QuantizationLoss, draw_images, open_folder
+from .quantize import DATA_KEYS, MIN_CORRELATION, QuantizationLoss, draw_images, open_folder
 
 NUM_COMPARED = 16  # images that a quantised file is compared on
 
 
-def calibration_images(
-    model: nn.Module, folder: Path, input_size: tuple[int, int, int], *, num_images: int = 128
-) -> list[Tensor]:
+def calibration_images(facts: Mapping[str, Any], folder: Path, *, num_images: int = 128) -> list[Tensor]:
     """Images [1, channels, height, width] of a folder, as the model takes them.
 
     Args:
-        model: A timm model.
+        facts: What ``find_facts`` says of the model.
         folder: Images at any depth.
-        input_size: Channels, height and width.
         num_images: How many at most; they are drawn evenly.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has no images, or they cannot be read.
+        ValueError: If it has no images, they cannot be read, or the model does not say its mean and standard deviation.
     """
-    config = resolve_data_config({}, model=model) | {"input_size": input_size}
+    if missing := [key for key in ("mean", "std") if key not in facts]:
+        raise ValueError(
+            f"calibration needs the {' and '.join(missing)} of the images, which the model does not know; set them in "
+            "its pretrained_cfg"
+        )
+    config = resolve_data_config({key: facts[key] for key in DATA_KEYS if key in facts})
     return [torch.from_numpy(image) for image in draw_images(open_folder(folder, config), num_images)]
 
 

@@ -78,10 +78,10 @@ def export_executorch(
     path = Path(path)
     if not path.name.endswith(FORMATS["executorch"].ending):
         raise ValueError(f"expected a name that ends in {FORMATS['executorch'].ending} for ExecuTorch, got {path}")
-    images = calibration_images(model, Path(calibration), input_size) if calibration is not None else []
+    facts = find_facts(model, input_size, labels)
+    images = calibration_images(facts, Path(calibration)) if calibration is not None else []
     rewrite = partial(_quantize, images=images) if images else None
     program = trace(model, input_size, rewrite=rewrite, decompositions=FOR_XNNPACK)
-    facts = find_facts(model, input_size, labels)
     if shutil.which("flatc") is None:
         # ExecuTorch looks for its compiler on the PATH. There it is only if this Python's environment is activated.
         os.environ.setdefault("FLATC_EXECUTABLE", str(Path(sysconfig.get_path("scripts"), "flatc")))
@@ -119,7 +119,20 @@ def _quantize(graph: Any, *, images: list[torch.Tensor]) -> Any:
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    class Quantizer(XNNPACKQuantizer):  # type: ignore[misc, unused-ignore]
+        """Leaves what a detector computes behind its modules in float32: eight bits are too few for boxes.
+
+        The filter that XNNPACK's quantizer offers does not reach concatenations.
+        """
+
+        def annotate(self, model: Any) -> Any:
+            model = super().annotate(model)
+            for node in model.graph.nodes:
+                if len(node.meta.get("nn_module_stack", ())) < 2:  # only that of the detector itself
+                    node.meta.pop("quantization_annotation", None)
+            return model
+
+    quantizer = Quantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     observed = prepare_pt2e(graph, quantizer)
     for image in images:
         observed(image)

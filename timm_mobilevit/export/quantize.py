@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from timm.data import ImageDataset, create_transform, get_img_extensions, resolve_data_config
 
-_DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 _IMAGE_MODES = {1: "L", 3: "RGB"}  # as PIL calls them
 
 # How the weights are stored: ONNX Runtime's type, and whether only seven of its bits are used.
@@ -174,7 +174,7 @@ def _input(model: Any, path: Path, overrides: Mapping[str, Any]) -> tuple[str, d
             f"{path} must have one input, images [batch, channels, height, width], and take them one at a time; "
             f"it has {len(inputs)}, the first of shape {shape} (0: any)"
         )
-    config = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key in _DATA_KEYS} | {
+    config = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key in DATA_KEYS} | {
         **overrides
     }
     if 0 not in shape[1:]:

@@ -93,7 +93,7 @@ def export_with_timmx(
         _write(model, new, to, input_size, {**(form.timmx or {}), **(form.timmx_half if half else {})})
         difference: float | QuantizationLoss | None = None
         if calibration is not None:
-            difference = _quantize_openvino(model, new, calibration_images(model, Path(calibration), input_size), path)
+            difference = _quantize_openvino(model, new, calibration_images(facts, Path(calibration)), path)
         elif not form.unverified:
             difference = check_outputs(
                 expected,
