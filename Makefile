@@ -75,7 +75,7 @@ test-newest:  ## run the core tests with the newest torch
 test-export:  ## write every format, run the files in their runtimes and compare; the newest torch that ExecuTorch goes with
 	$(PYTHON) -m venv .venv-export
 	.venv-export/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1 \
-	    -e '.[test-core,onnx,coreml,executorch,openvino,litert,ncnn]'
+	    -e '.[test-core,onnx,coreml,executorch,openvino,litert,ncnn]' 'timmx[onnx]'
 	$(PASSIVE) OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/export tests/docs/test_phone.py -m "not long" \
 	    --ignore-glob='*/test_mm*'
 

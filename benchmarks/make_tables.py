@@ -322,16 +322,14 @@ def digits_exports() -> str:
     if not path:
         return "Not measured: `python -m benchmarks.digits_exports`."
     rows = read(path)
-    lines = [
-        "| network | format | precision | digits top-1 in PyTorch (%) | in the format (%) |",
-        "|---|---|---|---:|---:|",
-    ]
-    lines += [
-        f"| `{row['network']}` | {FORMATS[row['format']].title} | {row['precision']} | {row['digits_top1_torch']} "
-        f"| {row['digits_top1'] or row['note']} |"
+    found = {
+        (f"`{row['network']}`", FORMATS[row["format"]].title, row["digits_top1_torch"], row["precision"]): (
+            row["digits_top1"] or row["note"]
+        )
         for row in rows
-    ]
-    return "\n".join((*lines, "", _origin(rows[0], path)))
+    }
+    table = _by_precision(("network", "format", "digits top-1 (%) in PyTorch"), found)
+    return f"{table}\n\n{_origin(rows[0], path)}"
 
 
 def mm_exports() -> str:
@@ -339,18 +337,30 @@ def mm_exports() -> str:
     path = newest("mm-exports", "cpu")
     if not path:
         return "Not measured: `python -m benchmarks.mm_exports`."
-    rows = read(path)
     titles = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
-    lines = [
-        "| model | metric | runtime | precision | in PyTorch (%) | in the runtime (%) |",
-        "|---|---|---|---|---:|---:|",
-    ]
-    lines += [
-        f"| `{row['config']}` | {row['metric']} | {titles[row['runtime']]} | {row['precision']} | {row['in_torch']} "
-        f"| {row['in_runtime']} |"
+    rows = read(path)
+    found = {
+        (f"`{row['config']}`", row["metric"], titles[row["runtime"]], row["in_torch"], row["precision"]): (
+            row["in_runtime"]
+        )
         for row in rows
+    }
+    table = _by_precision(("model", "metric (%)", "runtime", "in PyTorch"), found)
+    return f"{table}\n\n{_origin(rows[0], path)}"
+
+
+def _by_precision(headings: tuple[str, ...], found: dict[tuple[str, ...], str]) -> str:
+    """A table with a column per precision, the last part of the keys; the part before it is a number too."""
+    precisions = list(dict.fromkeys(key[-1] for key in found))
+    texts = len(headings) - 1
+    lines = [
+        f"| {' | '.join((*headings, *precisions))} |",
+        f"|{'---|' * texts}{'---:|' * (1 + len(precisions))}",
     ]
-    return "\n".join((*lines, "", _origin(rows[0], path)))
+    for begin in dict.fromkeys(key[:-1] for key in found):
+        cells = (found.get((*begin, precision), "–") for precision in precisions)
+        lines.append(f"| {' | '.join((*begin, *cells))} |")
+    return "\n".join(lines)
 
 
 # The tables of each page. Their links are relative to it.

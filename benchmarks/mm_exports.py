@@ -154,11 +154,11 @@ def main(
             raise typer.BadParameter(f"expected {what} of {', '.join(known)}, got {', '.join(unknown)}")
     prepare("cpu", 1)
     path = out / file_name("mm-exports", "cpu", PRECISIONS)
-    rows: list[Any] = read(path) if path.exists() else []
+    keys = ("config", "runtime", "precision")
+    rows: dict[Any, Any] = {tuple(row[key] for key in keys): row for row in (read(path) if path.exists() else [])}
     for row in measure(config, checkpoint, **wanted):
-        keys = ("config", "runtime", "precision")
-        rows = [old for old in rows if any(old[key] != row[key] for key in keys)] + [row]
-        write(rows, path)
+        rows[tuple(row[key] for key in keys)] = row
+        write(list(rows.values()), path)
         typer.echo(" ".join(str(row[key]) for key in (*keys, "metric", "in_torch", "in_runtime")))
     typer.echo(f"{path}: {len(rows)} rows")
 

@@ -5,6 +5,7 @@ and the processes take turns. What cannot be written or run has a note. The pack
 ``make test-export``.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -106,7 +107,8 @@ def write_timm(name: str, to: str, precision: str, path: Path, size: int) -> Non
                 to, f"local-dir:{folder}", pretrained=True, input_size=(3, size, size), output=new, **options
             )
         except TimmxError as error:
-            raise RuntimeError(str(error).partition(";")[0]) from error
+            # The first sentence, without the folders of this machine.
+            raise RuntimeError(re.sub(r"\S*/site-packages/", "", str(error).partition(";")[0])) from error
         for part in (new, *(new.with_suffix(ending) for ending in FORMATS[to].siblings)):
             shutil.move(part, path.parent)
 

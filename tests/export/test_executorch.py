@@ -11,7 +11,8 @@ from torch import nn
 
 from timm_mobilevit.export._program import trace
 from timm_mobilevit.export._xnnpack import FOR_XNNPACK
-from timm_mobilevit.export.executorch import export_executorch
+from timm_mobilevit.export.executorch import _quantize, export_executorch
+from timm_mobilevit.inference.optimize import optimize_for_inference
 
 
 def check(model, path, size):
@@ -61,6 +62,20 @@ def test_operators_for_xnnpack_are_equal(name):
     model, x = shallow(name), torch.rand(1, 3, 64, 64)
     graph = trace(model, (3, 64, 64), decompositions=FOR_XNNPACK).module()
     torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_every_convolution_has_eight_bits():
+    pytest.importorskip("executorch.exir", reason='needs the extra: pip install "timm-mobilevit[executorch]"')
+    image = torch.rand(1, 3, 64, 64)
+    for name in KINDS[:2]:
+        graph = torch.export.export(optimize_for_inference(shallow(name)), (image,)).module()
+        weights = [
+            str(node.args[1].target)
+            for node in _quantize(graph, images=[image]).graph.nodes
+            if node.target is torch.ops.aten.conv2d.default
+        ]
+        assert len(weights) > 20
+        assert all("dequantize" in weight for weight in weights)
 
 
 class Detector(nn.Module):

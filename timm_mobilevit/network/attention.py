@@ -310,9 +310,9 @@ class SeparableTransformerLayer(nn.Module):
 def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
     """Apply a norm of one group to a map [B, C, H, W].
 
-    Runtimes have no group norm, or take it apart; a traced graph has what they do have. In general that is a layer norm
-    over the map. In ONNX, a layer norm would need weights of the size of the map: there it is, for a fixed image size,
-    an instance norm of a single channel. What the norm scales and adds per channel are operators of their own.
+    Many runtimes take a group norm apart. A graph of ``torch.export`` has a layer norm over the map instead, and what
+    the norm scales and adds per channel as operators of their own. In ONNX a layer norm would need weights of the size
+    of the map; there, for a fixed image size, it is an instance norm of a single channel.
 
     Example:
         >>> norm, x = nn.GroupNorm(1, 8), torch.randn(2, 8, 4, 4)
