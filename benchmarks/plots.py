@@ -184,7 +184,7 @@ def _exported(figure: Any, rows: Rows) -> None:
         axis.set(title=network)
         axis.grid(alpha=0.3, axis="y")
     axes[0].set(ylabel="ms per image of 256², one thread", ylim=(0, 1.15 * top))
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=8, loc="upper left")
 
 
 def _log_ticks(axis: Any, ticks: Iterable[int] | None = None) -> None:
