@@ -22,6 +22,7 @@ from benchmarks._peers import build
 from benchmarks._results import RESULTS, read, write
 
 CSV = RESULTS / "exports.csv"
+_PLAIN = ("yes", "not verified", "not tried")  # results that need no reason
 TOLERANCE = 1e-4  # of the standard deviation of the logits
 
 
@@ -160,25 +161,40 @@ def merge(old: Iterable[dict[str, str]], new: Mapping[str, str]) -> list[dict[st
 
 
 def markdown(rows: Iterable[Mapping[str, str]]) -> str:
-    """The table of docs/deployment.md: a row per model, a column per format, reasons below."""
-    cells: dict[str, dict[str, str]] = {}
-    for row in rows:
-        cells.setdefault(row["model"], {})[row["format"]] = row["result"]
-    forms = [form for form in FORMATS if any(form in results for results in cells.values())]
+    """The table of docs/deployment.md: a row per format, a column per generation, what differs below.
+
+    Example:
+        >>> rows = [{"model": f"mobilevitv2_{size}", "format": "onnx", "result": "yes"} for size in ("0_5", "1_0")]
+        >>> print(markdown([*rows, {"model": "mobilevitv3_s", "format": "onnx", "result": "ValueError: no"}]))
+        | format | MobileViTv2, 2 models | MobileViTv3, 1 model |
+        |---|---|---|
+        | ONNX, fixed | yes | no (1) |
+        <BLANKLINE>
+        (1) `mobilevitv3_s`: ValueError: no
+    """
+    rows = list(rows)
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(row["model"] for row in rows):
+        groups.setdefault(name.removeprefix("mobilevit").partition("_")[0], []).append(name)
+    results = {(row["format"], row["model"]): row["result"] for row in rows}
+    headings = (f"MobileViT{key}, {len(names)} model{'s' * (len(names) > 1)}" for key, names in groups.items())
+    lines = [f"| format | {' | '.join(headings)} |", f"|---|{'---|' * len(groups)}"]
     reasons: list[str] = []
-
-    def cell(result: str) -> str:
-        if result in ("yes", "not verified", "not tried"):
-            return result
-        if result not in reasons:
-            reasons.append(result)
-        return f"no ({reasons.index(result) + 1})"
-
-    lines = [f"| model | {' | '.join(FORMATS[form][0] for form in forms)} |", f"|---|{'---|' * len(forms)}"]
-    for name, results in cells.items():
-        lines.append(f"| `{name}` | {' | '.join(cell(results.get(form, 'not tried')) for form in forms)} |")
-    if reasons:
-        lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))]
+    for form, (title, *_) in FORMATS.items():
+        cells = []
+        for names in groups.values():
+            found = {name: results.get((form, name), "not tried") for name in names}
+            usual = next(iter(found.values()))
+            if set(found.values()) == {usual} and usual in _PLAIN:
+                cells.append(usual)
+                continue
+            failed = [f"`{name}`: {result}" for name, result in found.items() if result not in _PLAIN[:2]]
+            reasons += failed
+            cells.append("no " + ", ".join(f"({reasons.index(reason) + 1})" for reason in failed))
+        if set(cells) != {"not tried"}:
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    for number, reason in enumerate(reasons, 1):
+        lines += ["", f"({number}) {reason}"]
     return "\n".join(lines)
 
 

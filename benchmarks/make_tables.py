@@ -294,26 +294,31 @@ def exported() -> str:
     if not path:
         return "Not measured: `python -m benchmarks.runtimes`."
     rows = read(path)
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
     counts = list(dict.fromkeys(row["threads"] for row in rows))
-    headings = [f"ms, {count} thread{'s' if count != '1' else ''}" for count in counts]
+    notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
+    headings = ["MiB", *(f"ms, {count} thread{'s' if count != '1' else ''}" for count in counts)]
     lines = [
-        f"| network | format | precision | from | MiB | {' | '.join(headings)} |",
-        f"|---|---|---|---|---:|{'---:|' * len(counts)}",
+        f"| network | format | from | {' | '.join(headings)} |",
+        f"|---|---|---|{'---:|' * len(headings)}",
     ]
-    cells: dict[tuple[str, ...], list[str]] = {}
-    notes: list[str] = []
+    # By network, format and source: the cells of each heading, by precision.
+    table: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
     for row in rows:
-        key = (f"`{row['network']}`", FORMATS[row["format"]].title, row["precision"], row["source"], row["mib"])
-        if row["note"] and row["note"] not in notes:
-            notes.append(row["note"])
-        cells.setdefault(key, []).append(
-            f"no ({notes.index(row['note']) + 1})" if row["note"] else f"{row['ms']} ({row['ms_q1']}–{row['ms_q3']})"
+        key = (f"`{row['network']}`", FORMATS[row["format"]].title, row["source"])
+        cells = table.setdefault(key, {heading: {} for heading in headings})
+        failed = f"no ({notes.index(row['note']) + 1})" if row["note"] else ""
+        cells["MiB"][row["precision"]] = f"{float(row['mib']):.1f}" if row["mib"] else "–"
+        cells[headings[1 + counts.index(row["threads"])]][row["precision"]] = failed or f"{float(row['ms']):.1f}"
+    for key, cells in sorted(table.items()):
+        texts = (
+            " / ".join(cell.get(precision, "–") for precision in precisions).removesuffix(" / –").removesuffix(" / –")
+            for cell in cells.values()
         )
-    lines += [f"| {' | '.join((*key, *times))} |" for key, times in sorted(cells.items())]
-    reasons = [f"({number}) {note}" for number, note in enumerate(notes, 1)]
-    return "\n".join(
-        (figures("docs/deployment.md"), "", *lines, "", *reasons, *([""] if reasons else []), _origin(rows[0], path))
-    )
+        lines.append(f"| {' | '.join((*key, *texts))} |")
+    reasons = [f"({number}) {note}\n" for number, note in enumerate(notes, 1)]
+    legend = f"Cells: {' / '.join(precisions)}, as far as there are such files. Medians; the file has the quartiles."
+    return "\n".join((figures("docs/deployment.md"), "", *lines, "", legend, "", *reasons, _origin(rows[0], path)))
 
 
 def digits_exports() -> str:

@@ -21,7 +21,7 @@ def test_exported_files_take_turns(command, tmp_path, monkeypatch):
     (timms,) = (row for row in rows if row["source"] == TIMM)
     assert timms["ms"] or "timmx" in timms["note"]
     monkeypatch.setattr(make_tables, "newest", lambda bench, device: newest(bench, device, tmp_path))
-    assert f"| `{smallest('v1')}` | ONNX | int8 | ours |" in make_tables.exported()
+    assert f"| `{smallest('v1')}` | ONNX | ours |" in make_tables.exported()
 
 
 def test_exported_files_refuse(command):

@@ -34,6 +34,7 @@ from timm_mobilevit.variants import VARIANTS
         "_roofline",
         "_timing",
         "complexity",
+        "exports",
         "plots",
         "profile",
         "targets",
