@@ -333,7 +333,7 @@ def digits_exports() -> str:
         )
         for row in rows
     }
-    table = _by_precision(("network", "format", "digits top-1 (%) in PyTorch"), found)
+    table = _by_precision(("network", "format", "in PyTorch"), found)
     return f"{table}\n\n{_origin(rows[0], path)}"
 
 
