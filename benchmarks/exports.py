@@ -22,7 +22,7 @@ from benchmarks._peers import build
 from benchmarks._results import RESULTS, read, write
 
 CSV = RESULTS / "exports.csv"
-_PLAIN = ("yes", "not verified", "not tried")  # results that need no reason
+_PLAIN = ("yes", "not verified", "not tried")  # results that need no reason where all models have them
 TOLERANCE = 1e-4  # of the standard deviation of the logits
 
 
@@ -164,13 +164,16 @@ def markdown(rows: Iterable[Mapping[str, str]]) -> str:
     """The table of docs/deployment.md: a row per format, a column per generation, what differs below.
 
     Example:
-        >>> rows = [{"model": f"mobilevitv2_{size}", "format": "onnx", "result": "yes"} for size in ("0_5", "1_0")]
-        >>> print(markdown([*rows, {"model": "mobilevitv3_s", "format": "onnx", "result": "ValueError: no"}]))
-        | format | MobileViTv2, 2 models | MobileViTv3, 1 model |
-        |---|---|---|
-        | ONNX, fixed | yes | no (1) |
+        >>> results = {"v1_s": "yes", "v1_xs": "yes", "v2_0_5": "yes", "v2_1_0": "not verified", "v3_s": "Error: x"}
+        >>> rows = [{"model": f"mobilevit{name}", "format": "onnx", "result": text} for name, text in results.items()]
+        >>> print(markdown(rows))
+        | format | MobileViTv1, 2 models | MobileViTv2, 2 models | MobileViTv3, 1 model |
+        |---|---|---|---|
+        | ONNX, fixed | yes | yes, but (1) | no (2) |
         <BLANKLINE>
-        (1) `mobilevitv3_s`: ValueError: no
+        (1) `mobilevitv2_1_0`: not verified
+        <BLANKLINE>
+        (2) `mobilevitv3_s`: Error: x
     """
     rows = list(rows)
     groups: dict[str, list[str]] = {}
@@ -184,13 +187,14 @@ def markdown(rows: Iterable[Mapping[str, str]]) -> str:
         cells = []
         for names in groups.values():
             found = {name: results.get((form, name), "not tried") for name in names}
-            usual = next(iter(found.values()))
+            usual = found[names[0]]
             if set(found.values()) == {usual} and usual in _PLAIN:
                 cells.append(usual)
                 continue
-            failed = [f"`{name}`: {result}" for name, result in found.items() if result not in _PLAIN[:2]]
-            reasons += failed
-            cells.append("no " + ", ".join(f"({reasons.index(reason) + 1})" for reason in failed))
+            others = [f"`{name}`: {result}" for name, result in found.items() if result != "yes"]
+            numbers = range(len(reasons) + 1, len(reasons) + len(others) + 1)
+            cells.append(f"{'no' if len(others) == len(found) else 'yes, but'} {', '.join(f'({n})' for n in numbers)}")
+            reasons += others
         if set(cells) != {"not tried"}:
             lines.append(f"| {title} | {' | '.join(cells)} |")
     for number, reason in enumerate(reasons, 1):

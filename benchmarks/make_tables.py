@@ -311,10 +311,8 @@ def exported() -> str:
         cells["MiB"][row["precision"]] = f"{float(row['mib']):.1f}" if row["mib"] else "–"
         cells[headings[1 + counts.index(row["threads"])]][row["precision"]] = failed or f"{float(row['ms']):.1f}"
     for key, cells in sorted(table.items()):
-        texts = (
-            " / ".join(cell.get(precision, "–") for precision in precisions).removesuffix(" / –").removesuffix(" / –")
-            for cell in cells.values()
-        )
+        joined = (" / ".join(cell.get(precision, "–") for precision in precisions) for cell in cells.values())
+        texts = (text.rstrip(" /–") or "–" for text in joined)
         lines.append(f"| {' | '.join((*key, *texts))} |")
     reasons = [f"({number}) {note}\n" for number, note in enumerate(notes, 1)]
     legend = f"Cells: {' / '.join(precisions)}, as far as there are such files. Medians; the file has the quartiles."

@@ -28,7 +28,7 @@ from timm_mobilevit.export.final_outputs import add_suppression, detections
 from timm_mobilevit.export.mm import ExportableDetector, load_exportable
 from timm_mobilevit.export.onnx import export_onnx
 from timm_mobilevit.export.quantize import quantize_onnx
-from timm_mobilevit.export.runtimes import open_file
+from timm_mobilevit.export.runtimes import open_file, open_openvino
 from timm_mobilevit.mm.loading import load_model
 
 from ._device import prepare
@@ -66,12 +66,8 @@ def write_file(network: Any, runtime: str, precision: str, images: Path, folder:
 
 def open_in(runtime: str, file: Path) -> Callable[[NDArray[np.float32]], list[Tensor]]:
     """A function from an image [1, 3, H, W] to detections (boxes, scores, labels) or logits, in a runtime."""
-    if runtime == "openvino":
-        import openvino
-
-        compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return lambda image: [torch.from_numpy(np.array(output)) for output in compiled([image]).values()]
-    opened, facts = open_file(file), read_facts(file)
+    opened = open_openvino(file, torch.get_num_threads()) if runtime == "openvino" else open_file(file)
+    facts = read_facts(file)
 
     def run(image: NDArray[np.float32]) -> list[Tensor]:
         outputs = [torch.from_numpy(output) for output in opened(image)]
@@ -126,8 +122,12 @@ def measure(
     for runtime in runtimes:
         for precision in (offered for offered in RUNTIMES[runtime] if offered in precisions):
             with tempfile.TemporaryDirectory() as folder:
-                file = write_file(network, runtime, precision, images, Path(folder))
-                found = evaluate(cfg, loader, predictor(open_in(runtime, file)))
+                try:
+                    run = open_in(runtime, write_file(network, runtime, precision, images, Path(folder)))
+                except ImportError as error:  # ExecuTorch has no release for every torch
+                    typer.echo(f"{runtime} not tried: {error}", err=True)
+                    break
+                found = evaluate(cfg, loader, predictor(run))
             yield {
                 "config": config.stem,
                 "runtime": runtime,

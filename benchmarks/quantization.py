@@ -2,9 +2,9 @@
 
 The networks are trained on digit scans by ``benchmarks.digits``; where a model folder is missing, it is trained first.
 Accuracy is that on the 360 held-out scans, speed that at batch 1 on one thread, each for every type of weights that
-``quantize_onnx`` offers. On two CPU cores this takes about 3 minutes, and the training before it 2 minutes for
-mobilevitv3_xxs and 4 for mobilevitv2_1_0. Results go to ``benchmarks/results/``, with the instructions of the
-processor: int8 depends on them.
+``quantize_onnx`` offers. On two CPU cores this takes about 3 minutes, and the training before it 1 minute for
+mobilevitv1_xxs, 2 for mobilevitv3_xxs and 4 for mobilevitv2_1_0. Results go to ``benchmarks/results/``, with the
+instructions of the processor: int8 depends on them.
 """
 
 import subprocess

@@ -252,8 +252,10 @@ def export(
 
 def _top1(network: "nn.Module", data: Path, size: tuple[int, int, int]) -> str:
     from ..evaluate import evaluate
+    from .evaluate import progress_bar
 
-    (accuracy,) = evaluate(network, data, img_size=size[1], workers=0)
+    with progress_bar("Evaluating") as on_batch:
+        (accuracy,) = evaluate(network, data, img_size=size[1], workers=0, on_batch=on_batch)
     return f"{accuracy.top1:.2f}"
 
 

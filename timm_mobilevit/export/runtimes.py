@@ -113,7 +113,8 @@ def _open_onnx(path: Path, threads: int) -> Run:
     return run
 
 
-def _open_openvino(path: Path, threads: int) -> Run:
+def open_openvino(path: Path, threads: int) -> Run:
+    """Load a file into OpenVINO, which reads ONNX files too."""
     import openvino
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
@@ -172,7 +173,7 @@ def _open_executorch(path: Path, threads: int) -> Run:
 _OPEN: dict[str, Callable[[Path, int], Run]] = {
     "onnx": _open_onnx,
     "executorch": _open_executorch,
-    "openvino": _open_openvino,
+    "openvino": open_openvino,
     "litert": _open_litert,
     "ncnn": _open_ncnn,
 }
