@@ -1,8 +1,9 @@
 """Reading checkpoint files that nobody vouches for."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .file_kinds import check_kind
 from .torch_file import Inert, RefusedError, load_torch_file
 
 
@@ -21,24 +23,45 @@ class _Trainer:
         name: The trainer.
         marks: Entries that its files have, all of them; a dot leads into an entry.
         entries: Entries with weights, first the one that the trainer itself evaluates.
-        average: Entry whose presence says that the weights evaluated are an average over the training.
+        average: Entry whose presence says that the weights evaluated are an average over the training. It counts the
+            updates, where anything does.
+        raw: Entry with the weights that were averaged.
     """
 
     name: str
     marks: tuple[str, ...]
     entries: tuple[str, ...]
     average: str
+    raw: str
 
 
 _TRAINERS = (
     # EMAHook swaps both entries when it saves: the raw weights are in ema_state_dict.
-    _Trainer("MMEngine", ("meta.mmengine_version",), ("state_dict",), average="ema_state_dict"),
+    _Trainer("MMEngine", ("meta.mmengine_version",), ("state_dict",), average="ema_state_dict", raw="ema_state_dict"),
     # WeightAveraging puts the average into state_dict, and the raw weights into current_model_state.
-    _Trainer("Lightning", ("pytorch-lightning_version",), ("state_dict",), average="averaging_state"),
-    _Trainer("timm", ("state_dict", "state_dict_ema"), ("state_dict_ema", "state_dict"), average="state_dict_ema"),
-    _Trainer("timm", ("arch", "epoch", "version", "state_dict"), ("state_dict",), average="state_dict_ema"),
     _Trainer(
-        "CVNets", ("iterations", "model_state_dict"), ("ema_state_dict", "model_state_dict"), average="ema_state_dict"
+        "Lightning",
+        ("pytorch-lightning_version",),
+        ("state_dict",),
+        average="averaging_state",
+        raw="current_model_state",
+    ),
+    _Trainer(
+        "timm",
+        ("state_dict", "state_dict_ema"),
+        ("state_dict_ema", "state_dict"),
+        average="state_dict_ema",
+        raw="state_dict",
+    ),
+    _Trainer(
+        "timm", ("arch", "epoch", "version", "state_dict"), ("state_dict",), average="state_dict_ema", raw="state_dict"
+    ),
+    _Trainer(
+        "CVNets",
+        ("iterations", "model_state_dict"),
+        ("ema_state_dict", "model_state_dict"),
+        average="ema_state_dict",
+        raw="model_state_dict",
     ),
 )
 # Where anybody else keeps weights. Which of two is meant, nobody but the user can say.
@@ -54,7 +77,34 @@ _MAX_DEPTH = 8  # of containers in containers; a file can nest them without end,
 
 # What training changes ends so in every layout; what is named otherwise (counters, masks) may be of any type and value.
 _LEARNED = ("weight", "bias", "running_mean", "running_var")
+_LARGEST = torch.finfo(torch.float32).max  # what models compute in
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+# Where trainers keep what they know about the training as a whole.
+_FACTS = {
+    "epoch": ("epoch", "meta.epoch"),
+    "step": ("global_step", "meta.iter", "iterations"),
+    "metric": ("metric", "best_metric"),
+    "decay": ("args.model_ema_decay",),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of the entries of a checkpoint file that hold weights.
+
+    Attributes:
+        name: Its name, with a dot for each level; empty if the file is the state dict.
+        averaged: Whether its weights are an average over the training; None where nobody knows.
+        updates: How often the average was updated, where the file counts that.
+        batches: Training batches that the batch norms have counted; those of the pretraining may be among them.
+    """
+
+    name: str
+    averaged: bool | None = None
+    updates: int | None = None
+    batches: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +116,30 @@ class Checkpoint:
         entry: The entry that it was taken from, with a dot for each level; empty if the file is the state dict.
         trainer: Who wrote the file, as far as its entries tell; empty if they do not.
         averaged: Whether the trainer keeps averaged weights, and these are they; None where nobody knows.
+        entries: The entries that weights can be taken from, this one first.
+        facts: What the file says about the training: ``epoch``, ``step``, ``metric``, and the ``decay`` of an average.
     """
 
     state_dict: dict[str, Tensor]
     entry: str = ""
     trainer: str = ""
     averaged: bool | None = None
+    entries: tuple[Entry, ...] = ()
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def choice(self) -> str:
+        """Which entry was taken and how to get another, in one sentence; empty where there is no other.
+
+        Example:
+            >>> average, raw = Entry("state_dict_ema", averaged=True), Entry("state_dict", averaged=False)
+            >>> Checkpoint({}, "state_dict_ema", "timm", True, (average, raw)).choice
+            'the averaged weights are taken, from state_dict_ema; --entry state_dict takes the raw ones'
+        """
+        kinds = {True: "averaged ", False: "raw ", None: ""}
+        taken, *others = self.entries or (Entry(self.entry),)
+        rest = " and ".join(f"--entry {other.name} takes the {kinds[other.averaged]}ones" for other in others)
+        return f"the {kinds[taken.averaged]}weights are taken, from {taken.name}; {rest}" if others else ""
 
 
 def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Tensor]:
@@ -107,15 +175,14 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Ten
 def open_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     """Read a checkpoint file as :func:`read_checkpoint` does; tell too who wrote it and which weights it means."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint file at {path}")
+    check_kind(path)
     checkpoint = checkpoint_of(_read(path), str(path), entry)
     storages = [tensor.untyped_storage() for tensor in checkpoint.state_dict.values()]
     size = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     if size > path.stat().st_size:  # tensors of safetensors and torch.save never overlap in part
         raise ValueError(f"{path} is damaged: its tensors claim {size} bytes, more than the file has")
     # Readers map the file: later, somebody may change it under our feet. Tensors that share memory go on doing so.
-    return Checkpoint(copy.deepcopy(checkpoint.state_dict), checkpoint.entry, checkpoint.trainer, checkpoint.averaged)
+    return replace(checkpoint, state_dict=copy.deepcopy(checkpoint.state_dict))
 
 
 def state_dict_of(content: Any, name: str = "the checkpoint", entry: str | None = None) -> dict[str, Tensor]:
@@ -134,18 +201,22 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
         ValueError: As :func:`read_checkpoint`.
     """
     _check_mapping(content, name)
+    trainer = next((t for t in _TRAINERS if all(_at(content, mark) is not None for mark in t.marks)), None)
+    writer = trainer.name if trainer else ""
+    averaged = _at(content, trainer.average) is not None if trainer else None
+    facts = _facts(content, averaged)
     if entry is not None:
         found = _at(content, entry)
         if found is None:
             raise ValueError(f"{name} has no entry {entry}; it has {_some(map(str, content))}")
         _check_mapping(found, f"the entry {entry} of {name}")
-        return Checkpoint(_checked(found, name), entry)
-    trainer = next((t for t in _TRAINERS if all(_at(content, mark) is not None for mark in t.marks)), None)
-    averaged = _at(content, trainer.average) is not None if trainer else None
+        entries = _entries(content, trainer, entry)
+        return Checkpoint(_checked(found, name), entry, writer, entries[0].averaged, entries, facts)
     path = []
+    inside = content
     for depth in range(_MAX_DEPTH):
         names = trainer.entries if trainer and not depth else _CONTAINERS
-        inner = [key for key in names if isinstance(content.get(key), Mapping) and content[key]]
+        inner = [key for key in names if _is_filled(inside.get(key))]
         if not inner:
             break
         if len(inner) > 1 and not (trainer and not depth):
@@ -154,8 +225,60 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
                 f"entry={inner[0]!r} (--entry {inner[0]} on the command line)"
             )
         path.append(inner[0])
-        content = content[inner[0]]
-    return Checkpoint(_checked(content, name), ".".join(path), trainer.name if trainer else "", averaged)
+        inside = inside[inner[0]]
+    taken = ".".join(path)
+    return Checkpoint(_checked(inside, name), taken, writer, averaged, _entries(content, trainer, taken), facts)
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value)
+
+
+def _entries(content: Mapping[Any, Any], trainer: _Trainer | None, taken: str) -> tuple[Entry, ...]:
+    """The entries that weights can be taken from, first the one that is."""
+    both = trainer is not None and _at(content, trainer.average) is not None
+    names = [taken]
+    if trainer and both:
+        names += [trainer.entries[0], trainer.raw]
+    elif not trainer and taken:
+        names += _CONTAINERS
+    entries = []
+    for name in dict.fromkeys(names):
+        weights = _at(content, name)
+        if not _is_filled(weights):
+            continue
+        averaged, updates = None, None
+        if trainer and name in (trainer.entries[0], trainer.raw):
+            averaged = both and name == trainer.entries[0]
+            updates = _number(_at(content, trainer.average), _COUNTERS) if averaged else None
+        counts = [_plain(value) for key, value in weights.items() if str(key).endswith("num_batches_tracked")]
+        batches = max((count for count in counts if count is not None), default=None)
+        entries.append(Entry(name, averaged, _whole(updates), _whole(batches)))
+    return tuple(entries)
+
+
+def _facts(content: Mapping[Any, Any], averaged: bool | None) -> dict[str, float]:
+    """What is known about the training; only numbers, whatever else the file may hold in their places."""
+    facts = {name: _number(content, places) for name, places in _FACTS.items() if name != "decay" or averaged}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _number(content: Any, places: Iterable[str]) -> float | None:
+    """The first finite number at one of some places."""
+    numbers = (_plain(_at(content, place)) for place in places)
+    return next((number for number in numbers if number is not None), None)
+
+
+def _plain(value: Any) -> float | None:
+    """A finite number, or a tensor of one; None for anything else."""
+    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype in (*_FLOATS, torch.int32, torch.int64):
+        value = value.item()
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
+    return value if known and math.isfinite(value) else None
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _check_mapping(content: Any, name: str) -> None:
@@ -171,8 +294,9 @@ def _object(inert: Inert) -> str:
 
 
 def _at(content: Any, entry: str) -> Any:
-    """What is at an entry; a dot leads into one. None if there is nothing."""
+    """What is at an entry; a dot leads into one, and into the attributes of an object. None if there is nothing."""
     for key in entry.split(".") if entry else ():
+        content = content.state if isinstance(content, Inert) else content
         content = content.get(key) if isinstance(content, Mapping) else None
     return content
 
@@ -232,7 +356,11 @@ def _fault(key: str, tensor: Tensor) -> str:
         return f"has the data type {tensor.dtype}, expected a floating-point one of 16 to 64 bits"
     if not tensor.numel():
         return "is empty"
-    return "" if tensor.isfinite().all() else "has values that are not finite"
+    if not tensor.isfinite().all():
+        return "has values that are not finite"
+    if key.endswith("running_var") and (tensor < 0).any():
+        return "has negative values, which no variance has"
+    return "has values too large for float32" if tensor.abs().max() > _LARGEST else ""
 
 
 def _some(texts: Iterable[str], most: int = 6) -> str:

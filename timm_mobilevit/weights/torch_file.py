@@ -119,14 +119,16 @@ def _load_zip(file: IO[bytes]) -> Any:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     with zipfile.ZipFile(file) as archive:
         parts = {part.filename: part for part in archive.infolist()}
+        roots = [name.removesuffix("data.pkl") for name in parts if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError("it is a zip archive that torch.save did not write: unpack it, and name the file in it")
+        if f"{roots[0]}constants.pkl" in parts:
+            raise ValueError("it is TorchScript, which is code: save the model's state dict")
         compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.values())
         if compressed or sum(part.file_size for part in archive.infolist()) > len(mapped):
             raise ValueError("its parts are compressed or overlap, which torch.save never does")
         if damaged := archive.testzip():
             raise ValueError(f"the checksum of {damaged} is wrong or was never computed")
-        roots = [name.removesuffix("data.pkl") for name in parts if name.endswith("/data.pkl")]
-        if len(roots) != 1 or f"{roots[0]}constants.pkl" in parts:  # TorchScript, which is code, has constants
-            raise ValueError("it is a zip archive, but none that torch.save wrote")
         root = roots[0]
         if f"{root}byteorder" in parts and archive.read(f"{root}byteorder").decode() != sys.byteorder:
             raise ValueError("it was written on a machine of another byte order")
