@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from random_weights import randomise
 from servers import Server, serve
 
 from timm_mobilevit.weights import fetch
@@ -22,7 +23,7 @@ def checkpoints() -> Callable[[str], bytes]:
     def checkpoint(arch: str) -> bytes:
         if arch not in made:
             buffer = io.BytesIO()
-            torch.save(export_state_dict(timm.create_model(arch).state_dict(), arch, "cvnets"), buffer)
+            torch.save(export_state_dict(randomise(timm.create_model(arch)).state_dict(), arch, "cvnets"), buffer)
             made[arch] = buffer.getvalue()
         return made[arch]
 

@@ -3,7 +3,8 @@
 import pytest
 import timm
 import torch
-from peers import V1, V2, randomise
+from peers import V1, V2
+from random_weights import randomise
 
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.convert import convert_state_dict, export_state_dict
