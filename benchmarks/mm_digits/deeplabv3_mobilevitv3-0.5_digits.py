@@ -114,9 +114,7 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=25, log_metric_by_epoch=True),
     checkpoint=dict(type="CheckpointHook", interval=1, by_epoch=True, max_keep_ckpts=1),
 )
-env_cfg = dict(dist_cfg=dict(backend="gloo"))
-# For --launcher pytorch on CPUs, which also needs LOCAL_RANK=-1: mmengine would take a GPU of that number.
-model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+runner_type = "MobileViTRunner"  # for --launcher pytorch on CPUs
 randomness = dict(seed=0)
 log_processor = dict(type="LogProcessor", window_size=25, by_epoch=True)
 vis_backends = [dict(type="LocalVisBackend")]

@@ -9,18 +9,25 @@ from . import (
 )
 from .anchors import SSDLiteAnchorGenerator
 from .backbone import TimmMobileViT
+from .best_checkpoint import BestCheckpointHook
 from .convert import convert_state_dict
 from .foreign_configs import use_backbone
+from .runner import MobileViTRunner
+from .schedule import WarmUpLR
 from .seg_heads import MobileViTASPPHead, MobileViTPSPHead
+from .seg_tta import MobileViTSegTTAModel
 from .segmentor import MobileViTEncoderDecoder
 from .ssd_head import SSDLiteHead
 from .ssd_neck import SSDLiteNeck
 from .transforms import RandomBrightnessFactor, RandomGaussianBlur, ResizeToFloorMultiple, SSDCrop
 
 __all__ = [
+    "BestCheckpointHook",
     "MobileViTASPPHead",
     "MobileViTEncoderDecoder",
     "MobileViTPSPHead",
+    "MobileViTRunner",
+    "MobileViTSegTTAModel",
     "RandomBrightnessFactor",
     "RandomGaussianBlur",
     "ResizeToFloorMultiple",
@@ -29,6 +36,7 @@ __all__ = [
     "SSDLiteHead",
     "SSDLiteNeck",
     "TimmMobileViT",
+    "WarmUpLR",
     "convert_state_dict",
     "use_backbone",
 ]

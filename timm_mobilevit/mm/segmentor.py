@@ -1,5 +1,6 @@
 """The segmentor of the reference: logits are resized as its evaluation does."""
 
+import inspect
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -8,12 +9,19 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from .seg_loss import mend_class_weights
+
+_AVG_NON_IGNORE = "avg_non_ignore"
+
 
 @MODELS.register_module()
 class MobileViTEncoderDecoder(EncoderDecoder):  # type: ignore[misc]
     """Segmentor that resizes logits from the last map to the original image as the reference does.
 
     mmseg resizes them twice, bilinearly: to the network's input and to the original image.
+
+    Losses of the heads may have ``class_weight`` where pixels are ignored. A loss that is put in the place of our
+    configs' cross-entropy inherits ``avg_non_ignore=True``; where it does not take that, it does not get it.
 
     Args:
         resize: ``"direct"``: bilinearly, once, from the map to the original image (CVNets v0.2). ``"nearest"``:
@@ -27,8 +35,12 @@ class MobileViTEncoderDecoder(EncoderDecoder):  # type: ignore[misc]
     def __init__(self, resize: Literal["direct", "nearest", "mmseg"] = "direct", **kwargs: Any) -> None:
         if resize not in ("direct", "nearest", "mmseg"):
             raise ValueError(f"resize must be 'direct', 'nearest' or 'mmseg', got {resize!r}")
+        for head in ("decode_head", "auxiliary_head"):
+            if kwargs.get(head):
+                kwargs[head] = _without_foreign_options(kwargs[head])
         super().__init__(**kwargs)
         self.resize = resize
+        mend_class_weights(self)
 
     def predict(self, inputs: Tensor, data_samples: Any = None) -> Any:
         """Segment images [B, 3, H, W]; without data samples, which say the original size, at their own size."""
@@ -58,3 +70,22 @@ class MobileViTEncoderDecoder(EncoderDecoder):  # type: ignore[misc]
 def _padded(metas: list[dict[str, Any]]) -> bool:
     """Whether a border must be cut off, which mmseg does in pixels of the input."""
     return any(any(meta.get("img_padding_size", meta.get("padding_size", ()))) for meta in metas)
+
+
+def _without_foreign_options(head: Any) -> Any:
+    """The config of a head, or of several, whose losses have ``avg_non_ignore`` only if they take it."""
+    if isinstance(head, list | tuple):
+        return [_without_foreign_options(part) for part in head]
+    losses = head.get("loss_decode")
+    if losses is None:
+        return head
+    usable = [
+        {key: value for key, value in loss.items() if key != _AVG_NON_IGNORE or _takes_avg_non_ignore(loss["type"])}
+        for loss in (losses if isinstance(losses, list | tuple) else [losses])
+    ]
+    return {**head, "loss_decode": usable if isinstance(losses, list | tuple) else usable[0]}
+
+
+def _takes_avg_non_ignore(kind: Any) -> bool:
+    loss = MODELS.get(kind) if isinstance(kind, str) else kind
+    return loss is None or _AVG_NON_IGNORE in inspect.signature(loss).parameters

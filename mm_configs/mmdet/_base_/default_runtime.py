@@ -1,11 +1,13 @@
 custom_imports = dict(imports=["timm_mobilevit.mm"], allow_failed_imports=False)
+runner_type = "MobileViTRunner"  # without GPUs: float32, gloo, batch norms that are not synchronised
 default_scope = "mmdet"
 
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="coco/bbox_mAP"),
+    # The best by the metric of the evaluator: mAP, if it gives that.
+    checkpoint=dict(type="BestCheckpointHook", interval=1, max_keep_ckpts=3, save_best="auto"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook"),
 )
@@ -14,7 +16,7 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
     dist_cfg=dict(backend="nccl"),
 )
-sync_bn = "torch"  # in distributed training only; it needs GPUs: sync_bn=None for gloo on CPUs
+sync_bn = "torch"  # in distributed training only
 
 visualizer = dict(type="DetLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")], name="visualizer")
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)

@@ -23,6 +23,6 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
-    dict(type="LinearLR", start_factor=9e-5 / 4e-3, by_epoch=False, begin=0, end=500),
-    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, T_max=200, end=200, eta_min=1e-6),
+    dict(type="WarmUpLR", start_factor=9e-5 / 4e-3, by_epoch=False, iterations=500),
+    dict(type="CosineAnnealingLR", by_epoch=True, eta_min=1e-6),
 ]

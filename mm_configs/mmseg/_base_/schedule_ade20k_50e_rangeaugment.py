@@ -2,5 +2,5 @@
 _base_ = ["schedule_ade20k_120e.py"]
 
 optim_wrapper = dict(accumulative_counts=2, clip_grad=None)
-param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, begin=0, T_max=50, end=50, eta_min=1e-4)]
+param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, eta_min=1e-4)]
 train_cfg = dict(max_epochs=50)

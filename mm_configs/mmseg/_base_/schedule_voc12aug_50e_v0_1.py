@@ -10,7 +10,7 @@ optim_wrapper = dict(
     clip_grad=None,
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=500),
+    dict(type="WarmUpLR", start_factor=0.1, by_epoch=False, iterations=500),  # at most a tenth of the training
     # A ratio: the heads end at ten times the backbone's rate too.
-    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, T_max=50, end=50, eta_min_ratio=1e-6 / 9e-4),
+    dict(type="CosineAnnealingLR", by_epoch=True, eta_min_ratio=1e-6 / 9e-4),
 ]

@@ -1,0 +1,51 @@
+"""Which metric the best checkpoint has the best of, where a config says ``save_best="auto"``."""
+
+from typing import Any
+
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+
+# The ends of the names, "coco/bbox_mAP" for one. mmengine itself takes the first metric of the evaluator, which is the
+# accuracy of all pixels in mmseg, and the precision of the first class in mmdet's CocoMetric(classwise=True).
+_SUMMARIES = ("mIoU", "mAP", "AP", "PQ", "mDice", "mFscore")
+
+
+@HOOKS.register_module()
+class BestCheckpointHook(CheckpointHook):  # type: ignore[misc]
+    """mmengine's hook, whose ``save_best="auto"`` prefers the metrics that mmdet and mmseg are compared by.
+
+    It takes mIoU, mAP, AP, PQ, mDice or mFscore, the first of them that the evaluator gives, and otherwise the
+    evaluator's first metric. Where nobody has said whether more or less of that is better (``rule``), the best
+    checkpoint is not saved, with a warning; mmengine's own hook ends the training then.
+
+    Args:
+        *args: As for ``mmengine.hooks.CheckpointHook``.
+        **kwargs: As for ``mmengine.hooks.CheckpointHook``.
+    """
+
+    _default_greater_keys = (*CheckpointHook._default_greater_keys, *_SUMMARIES, "Recall", "Fscore", "AR")
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, Any]) -> None:
+        """Save the checkpoint if it is the best one so far."""
+        if self.save_best and self.key_indicators == ["auto"] and metrics:
+            metrics = _summary_first(metrics)
+            first = next(iter(metrics))
+            if self.rules == [None] and not self._has_rule(first):
+                runner.logger.warning(
+                    f"No best checkpoint is saved: is more of {first} better, or less? Say so with "
+                    f"default_hooks.checkpoint.rule='greater' or 'less'"
+                )
+                return
+        super().after_val_epoch(runner, metrics)
+
+    def _has_rule(self, name: str) -> bool:
+        return any(key.lower() in name.lower() for key in (*self.greater_keys, *self.less_keys))
+
+
+def _summary_first(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same metrics, the one to go by first."""
+    for end in _SUMMARIES:
+        for name in metrics:
+            if name.rpartition("/")[2].rpartition("_")[2] == end:
+                return {name: metrics[name], **metrics}
+    return metrics
