@@ -1,28 +1,27 @@
 """Models from checkpoint files of any recognised format, and from the directories that ``convert`` writes."""
 
-import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import timm
+import torch
+import typer
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from timm_mobilevit.export.runtimes import ExportedModel
 from timm_mobilevit.formats import is_exported
-from timm_mobilevit.weights.checkpoint import read_checkpoint
-from timm_mobilevit.weights.convert import (
-    Source,
-    Subtree,
-    convert_state_dict,
-    find_subtree,
-    fitting_architectures,
-    missing_end,
-)
+from timm_mobilevit.weights.checkpoint import Checkpoint, open_checkpoint
+from timm_mobilevit.weights.convert import Source, convert_state_dict, find_subtree, missing_end, the_architecture
+from timm_mobilevit.weights.directory import CONFIG, read_config, read_directory
+from timm_mobilevit.weights.loading import from_the_file_only
 from timm_mobilevit.weights.pretrained import WEIGHTS, ChannelOrder
 
 from ._registry import split_name
+
+Loaded = TypeVar("Loaded")
 
 
 def model_from_file(
@@ -55,109 +54,142 @@ def model_from_file(
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or holds something else than this architecture.
     """
-    state_dict = read_checkpoint(path, entry)
+    state_dict = read_saying_which(path, entry).state_dict
     try:
         subtree = find_subtree(state_dict, source, prefix)
         arch = arch or the_architecture(subtree)
         if channel_order is None and tag and subtree.source != "timm":  # what is in timm's layout takes RGB already
             channel_order = WEIGHTS[f"{arch}.{tag}"].channel_order
         state_dict = convert_state_dict(state_dict, arch, subtree.source, channel_order, subtree.prefix)
-        head = state_dict.get("head.fc.weight")
         model: Any = timm.create_model(
             f"{arch}.{tag}" if tag else arch,
-            num_classes=0 if head is None else head.shape[0],
+            num_classes=_classes(state_dict),
             in_chans=state_dict["stem.conv.weight"].shape[1],
         )
-        if any(not key.startswith("head.") for key in missing_end(state_dict, arch)):
-            last = max(int(key.split(".")[1]) for key in state_dict if key.startswith("stages."))
-            model.prune_intermediate_layers([last], prune_norm=True)
-        model.load_state_dict(state_dict)
+        fill(model, state_dict, arch)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load {path}: {error}") from error
     return model  # type: ignore[no-any-return]
-
-
-def the_architecture(subtree: Subtree) -> str:
-    """The one architecture that a MobileViT fits.
-
-    Raises:
-        ValueError: If none or several do.
-    """
-    fits = fitting_architectures(subtree)
-    if len(fits) != 1:
-        raise ValueError(
-            f"it could be any of {', '.join(fits)}: name one with --arch"
-            if fits
-            else f"its names are those of {subtree.source}, but no architecture of ours has all of them in these shapes"
-        )
-    return fits[0]
-
-
-def architecture_of_directory(path: Path) -> str:
-    """The architecture that a directory's ``config.json`` names.
-
-    Raises:
-        FileNotFoundError: If there is no ``config.json``.
-        ValueError: If it does not describe a model of this package.
-    """
-    file = path / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{path} has no config.json; expected a directory written by `timm-mobilevit convert` "
-            "or timm.models.save_for_hf, or a checkpoint file"
-        )
-    try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-        name = config["architecture"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{file} is not the configuration of a timm model: expected JSON with 'architecture'"
-        ) from error
-    return split_name(str(name))[0]
 
 
 def model_from_directory(path: Path) -> nn.Module:
     """Load the model that a directory with ``config.json`` and weights holds.
 
     Raises:
-        FileNotFoundError: If there is no ``config.json``.
-        ValueError: If the configuration or the weights cannot be read.
-        RuntimeError: If there are no weights, or they do not fit.
+        FileNotFoundError: If there is no ``config.json``, or there are no weights.
+        ValueError: If the configuration or the weights cannot be read, or contradict each other.
     """
-    architecture_of_directory(path)
+    directory = read_directory(path)
+    weights = directory.state_dict
     try:
-        model: nn.Module = timm.create_model(f"local-dir:{path}", pretrained=True)
-    except SafetensorError as error:
-        raise ValueError(f"the weights in {path} cannot be read, perhaps they are truncated: {error}") from error
-    return model
+        model: Any = timm.create_model(
+            f"local-dir:{path}", num_classes=_classes(weights), in_chans=weights["stem.conv.weight"].shape[1]
+        )
+        fill(model, weights, directory.arch)
+    except Exception as error:  # options of any type and value reach timm's builder and PyTorch
+        raise ValueError(
+            f"the model_args in {path / CONFIG} do not give the model of these weights: {error}"
+        ) from error
+    if directory.num_features not in (None, model.num_features):
+        raise ValueError(
+            f"{path / CONFIG} says {directory.num_features} in num_features, but the weights have {model.num_features}"
+        )
+    return model  # type: ignore[no-any-return]
 
 
-def load_model(name: str, checkpoint: Path | None, pretrained: bool) -> nn.Module:
+def fill(model: Any, state_dict: dict[str, Tensor], arch: str) -> None:
+    """Load weights into a model of the same classes and channels: every parameter comes from them.
+
+    Of a model whose weights lack the end, such as the backbone of a detector, what they do not have is removed.
+
+    Raises:
+        RuntimeError: If they do not fit.
+    """
+    if any(not key.startswith("head.") for key in missing_end(state_dict, arch)):
+        last = max(int(key.split(".")[1]) for key in state_dict if key.startswith("stages."))
+        model.prune_intermediate_layers([last], prune_norm=True)
+    model.load_state_dict(state_dict)
+
+
+def read_saying_which(path: Path, entry: str | None = None) -> Checkpoint:
+    """Read a checkpoint file; where weights can be taken from several entries, say on stderr which are."""
+    checkpoint = open_checkpoint(path, entry)
+    if checkpoint.choice:
+        typer.echo(f"{path}: {checkpoint.choice}", err=True)
+    return checkpoint
+
+
+def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None, entry: str | None) -> Loaded:
+    """Build the network of a config with the weights of a checkpoint file.
+
+    Args:
+        load: Builds it from a config and a state dict; from None with random weights.
+        config: A file, or the name of an installed config.
+        checkpoint: The file; None for random weights, the same each time.
+        entry: The entry of the file that holds the weights; None for the one that its trainer evaluates.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If they do not belong together.
+    """
+    if checkpoint is None:
+        with fixed_seed():
+            return load(config, None)
+    state_dict = read_saying_which(checkpoint, entry).state_dict
+    try:
+        return load(config, state_dict)
+    except ValueError as error:
+        raise ValueError(f"cannot load {checkpoint}: {error}") from error
+
+
+@contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Make random weights the same each time; the generator of the process goes on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _classes(state_dict: dict[str, Tensor]) -> int:
+    return len(state_dict.get("head.fc.weight", ()))
+
+
+def load_model(name: str, checkpoint: Path | None, pretrained: bool, entry: str | None = None) -> nn.Module:
     """Build the model that a command is about.
 
     Args:
         name: ``architecture`` or ``architecture.tag``; may be empty for a directory or an exported file.
         checkpoint: File or directory with the weights, or a file that `export` wrote; None for the published ones.
-        pretrained: Whether to load the published weights where there is no checkpoint.
+        pretrained: Whether to load the published weights where there is no checkpoint; otherwise the weights are
+            random, the same each time.
+        entry: The entry of a checkpoint file that holds the weights; None for the one that its trainer evaluates.
 
     Raises:
         FileNotFoundError: If the weights are neither there nor to be had.
-        ValueError: If they cannot be read, or are another architecture's.
+        ValueError: If they cannot be read, are another architecture's or not those of the whole model, or ``entry``
+            is given for what has none.
     """
+    is_file = checkpoint is not None and not checkpoint.is_dir() and not is_exported(checkpoint)
+    if entry is not None and not is_file:
+        raise ValueError("--entry chooses between the weights in a checkpoint file: name one with --checkpoint")
     if checkpoint and is_exported(checkpoint):
         if name:
             raise ValueError(f"{checkpoint} says itself what it is: leave out {name}")
         return ExportedModel(checkpoint)
     if checkpoint and checkpoint.is_dir():
-        arch = architecture_of_directory(checkpoint)
+        arch = read_config(checkpoint)["architecture"].partition(".")[0]
         if name and split_name(name)[0] != arch:
             raise ValueError(f"{checkpoint} holds {arch}, not {name}")
         return model_from_directory(checkpoint)
     arch, tag = split_name(name)
     if checkpoint:
-        return model_from_file(checkpoint, arch, tag=tag)
+        return model_from_file(checkpoint, arch, tag=tag, entry=entry)
+    if not pretrained:
+        with fixed_seed():
+            return timm.create_model(name)  # type: ignore[no-any-return]
     try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained)
+        with from_the_file_only():
+            network: nn.Module = timm.create_model(name, pretrained=True)
     except LocalEntryNotFoundError as error:  # its message names neither the model nor a way out
         raise FileNotFoundError(
             f"the weights of {name} are not in the cache and cannot be downloaded; connect to the internet, or name a "

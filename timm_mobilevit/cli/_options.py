@@ -29,6 +29,14 @@ Checkpoint = Annotated[
         "timm's model_best.pth.tar, a directory written by `convert`, or a file written by `export`."
     ),
 ]
+Entry = Annotated[
+    str | None,
+    typer.Option(
+        help="Entry of the checkpoint file to take, where several hold weights, such as averaged and raw ones; "
+        "`timm-mobilevit inspect` shows them.",
+        show_default=False,
+    ),
+]
 ImgSize = Annotated[int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")]
 CropPct = Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")]
 Split = Annotated[str, typer.Option(help="Folder of DATA to take, where it holds one per split; finds `val` too.")]

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ._options import Entry
+
 EXAMPLES = (
     "timm-mobilevit inspect work_dirs/ssdlite_mine/epoch_2.pth",
     "timm-mobilevit inspect checkpoint_ema_best.pt --json",
@@ -18,10 +20,7 @@ def inspect(
         str | None,
         typer.Option(help="What stands before the model's names, where a file holds several.", show_default=False),
     ] = None,
-    entry: Annotated[
-        str | None,
-        typer.Option(help="Entry to look into, where several hold weights.", show_default=False),
-    ] = None,
+    entry: Entry = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a checkpoint file is: its layout, the architectures that fit, and the command that converts it.
@@ -30,18 +29,30 @@ def inspect(
     """
     report = _report(file, prefix, entry)
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        typer.echo(json.dumps(report, indent=2, allow_nan=False))
         return
     for key, value in report.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        typer.echo(f"{key.replace('_', ' '):<18}{'none' if text in ('', 'None') else text}")
+        if key == "entries":
+            for i, found in enumerate(value):
+                _print("weights in" if i == 0 else "", _entry_line(found))
+        elif value is not None or key in _ALWAYS:
+            _print(key.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else value)
+
+
+def _print(key: str, value: Any) -> None:
+    typer.echo(f"{key:<18}{'none' if value in ('', None) else value}")
+
+
+def _entry_line(entry: dict[str, Any]) -> str:
+    known = [entry["entry"] or "the file itself", {"yes": "averaged", "no": "raw", "unknown": ""}[entry["averaged"]]]
+    known += [f"{entry[key]:,} {key}" for key in ("updates", "batches") if entry[key] is not None]
+    known.append("taken" if entry["taken"] else f"--entry {entry['entry']} takes them")
+    return ", ".join(part for part in known if part)
 
 
 def _report(file: Path, prefix: str | None, entry: str | None) -> dict[str, Any]:
-    import shlex
-
     from ..weights.checkpoint import open_checkpoint
-    from ..weights.convert import find_subtree, fitting_architectures
+    from ..weights.convert import convert_state_dict, find_subtree, fitting_architectures, the_architecture
 
     checkpoint = open_checkpoint(file, entry)
     try:
@@ -50,27 +61,67 @@ def _report(file: Path, prefix: str | None, entry: str | None) -> dict[str, Any]
         raise ValueError(f"{file}: {error}") from error
     weights = subtree.state_dict
     fits = fitting_architectures(subtree)
-    stem = next(tensor for tensor in weights.values() if tensor.ndim == 4)  # the first parameter of every layout
-    heads = [tensor.shape[0] for key, tensor in weights.items() if key.endswith(_CLASSIFIERS) and tensor.ndim == 2]
-    command = ["timm-mobilevit", "convert", str(file)]
-    for option, value in (("--entry", entry), ("--prefix", prefix), ("--arch", fits[0] if len(fits) > 1 else None)):
-        command += [option, value] if value is not None else []
-    left_out = list(dict.fromkeys(name.split(".")[0] for name in subtree.left_out))
+    # What is shown, and what the command says, comes from the conversion itself, so that `convert` does the same.
+    refused, converted, order = None, {}, None
+    try:
+        arch = fits[0] if fits else the_architecture(subtree)
+        try:
+            converted = convert_state_dict(weights, arch, subtree.source, prefix="")
+        except ValueError:  # weights of another number of channels have no order to reverse
+            converted, order = convert_state_dict(weights, arch, subtree.source, "rgb", prefix=""), "rgb"
+    except ValueError as error:
+        refused = str(error)
+    options = {
+        "--entry": entry,
+        "--prefix": prefix,
+        "--arch": arch if len(fits) > 1 else None,
+        "--channel-order": order,
+    }
+    head, stem = converted.get("head.fc.weight"), converted.get("stem.conv.weight")
+    known = {True: "yes", False: "no", None: "unknown"}
     return {
         "file": str(file),
         "trainer": checkpoint.trainer,
+        **{key: checkpoint.facts.get(key) for key in ("epoch", "step", "metric", "decay")},
         "entry": checkpoint.entry,
-        "averaged": {True: "yes", False: "no", None: "unknown"}[checkpoint.averaged],
+        "averaged": known[checkpoint.averaged],
+        "entries": [
+            {
+                "entry": found.name,
+                "averaged": known[found.averaged],
+                "taken": found.name == checkpoint.entry,
+                "updates": found.updates,
+                "batches": found.batches,
+            }
+            for found in checkpoint.entries
+        ],
         "layout": subtree.source,
         "prefix": subtree.prefix,
         "architectures": fits,
-        "classes": heads[0] if heads else None,
-        "input_channels": stem.shape[1],
+        "classes": None if head is None else head.shape[0],
+        "input_channels": None if stem is None else stem.shape[1],
         "data_types": sorted({str(t.dtype).removeprefix("torch.") for t in weights.values() if t.is_floating_point()}),
         "parameters": sum(t.numel() for key, t in weights.items() if key.endswith(("weight", "bias"))),
-        "left_out": left_out,
-        "convert": shlex.join([*command, "--out", file.name.partition(".")[0]]) if fits else None,
+        "left_out": list(dict.fromkeys(name.split(".")[0] for name in subtree.left_out)),
+        "refused": refused,
+        "convert": None if refused else _command(file, options),
     }
 
 
-_CLASSIFIERS = ("head.fc.weight", "classifier.weight", "classifier.fc.weight", "classifier.1.weight")
+def _command(file: Path, options: dict[str, str | None]) -> str:
+    """The command that converts the file, into a folder that is not there yet."""
+    import itertools
+    import shlex
+
+    from ..formats import is_exported
+
+    stem = file.name.strip(".-").partition(".")[0] or "converted"
+    names = itertools.chain((stem, f"{stem}_converted"), (f"{stem}_converted_{i}" for i in itertools.count(2)))
+    out = next(name for name in names if not Path(name).exists() and not is_exported(Path(name)))
+    source = f"./{file}" if str(file).startswith("-") else str(file)
+    given = [part for option, value in options.items() if value is not None for part in (option, value)]
+    return shlex.join(["timm-mobilevit", "convert", source, *given, "--out", out])
+
+
+# Shown as "none" where there are none; the rest is left out.
+_ALWAYS = ("trainer", "entry", "architectures", "classes", "input_channels", "convert")

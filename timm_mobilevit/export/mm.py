@@ -6,6 +6,7 @@ boxes and scores for every anchor; a segmentor gives logits of the size of the i
 follow. ``timm_mobilevit.export.final_outputs`` adds it to ONNX files; elsewhere it is the application's.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -106,13 +107,15 @@ class ExportableSegmentor(nn.Module):
         return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=self.head.align_corners)
 
 
-def load_exportable(config: str, checkpoint: str | None = None) -> ExportableDetector | ExportableSegmentor:
+def load_exportable(
+    config: str, checkpoint: str | Mapping[str, Tensor] | None = None
+) -> ExportableDetector | ExportableSegmentor:
     """Build the network of a config, ready to be exported.
 
     Args:
         config: A file, or the name of an installed config.
-        checkpoint: Weights, in the names of mmdet and mmseg or as CVNets, CoreNet or MobileViTv3 publish them. None
-            leaves them random.
+        checkpoint: Weights, in the names of mmdet and mmseg or as CVNets, CoreNet or MobileViTv3 publish them: a file,
+            or a state dict that was read. None leaves them random.
 
     Raises:
         FileNotFoundError: If a file is missing.

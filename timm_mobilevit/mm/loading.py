@@ -1,23 +1,25 @@
 """Detectors and segmentors from a config and a checkpoint, read without running what is in it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
 
 from ..configs import find_config
 from ..weights.checkpoint import read_checkpoint
 from .convert import convert_state_dict
 
 
-def load_model(config: str, checkpoint: str | Path | None = None) -> tuple[Any, Config]:
+def load_model(config: str, checkpoint: str | Path | Mapping[str, Tensor] | None = None) -> tuple[Any, Config]:
     """Build the model of a config and load its weights.
 
     Args:
         config: A file, or the name of an installed config.
-        checkpoint: Weights, in the names of mmdet and mmseg or as CVNets, CoreNet or MobileViTv3 publish them. None
-            leaves them random.
+        checkpoint: Weights, in the names of mmdet and mmseg or as CVNets, CoreNet or MobileViTv3 publish them: a file,
+            or a state dict that was read. Every parameter comes from it. None leaves them random.
 
     Returns:
         The model, in eval mode, and the parsed config.
@@ -33,11 +35,13 @@ def load_model(config: str, checkpoint: str | Path | None = None) -> tuple[Any, 
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model: Any = MODELS.build(cfg.model)
     if checkpoint is not None:
-        state_dict = read_checkpoint(checkpoint)
+        read = isinstance(checkpoint, Mapping)
+        state_dict = dict(checkpoint) if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)
         if not any(key.startswith("backbone.") for key in state_dict):
             state_dict = convert_state_dict(state_dict, model)
         try:
             model.load_state_dict(state_dict)
         except RuntimeError as error:
-            raise ValueError(f"{checkpoint} does not hold the weights of {path.name}: {error}") from error
+            name = "the state dict" if read else checkpoint
+            raise ValueError(f"{name} does not hold the weights of {path.name}: {error}") from error
     return model.eval(), cfg

@@ -1,17 +1,45 @@
 """How timm's model builder gets our weights: files of any recognised layout, and downloads that timm cannot make."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from timm.models import resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from .checkpoint import read_checkpoint, state_dict_of
+from .checkpoint import open_checkpoint, state_dict_of
 from .convert import convert_state_dict, find_subtree, missing_end
 from .pretrained import WEIGHTS, ChannelOrder
 
 _logger = logging.getLogger(__name__)
+_file_only: ContextVar[bool] = ContextVar("_file_only", default=False)
+
+
+@contextmanager
+def from_the_file_only() -> Iterator[None]:
+    """Refuse pretrained weights that leave anything in a model as it was initialised.
+
+    timm gives a model of other classes a new classifier, and one that gets a backbone a new end, for fine-tuning. What
+    is built in this context is to answer, so this is an error here.
+
+    Example:
+        >>> import tempfile, timm, timm_mobilevit, torch
+        >>> file = f"{tempfile.mkdtemp()}/backbone.pth"
+        >>> torch.save(timm.create_model("mobilevitv3_xxs", num_classes=0).state_dict(), file)
+        >>> with from_the_file_only():
+        ...     model = timm.create_model("mobilevitv3_xxs", pretrained=True, pretrained_cfg_overlay={"file": file})
+        Traceback (most recent call last):
+        ...
+        ValueError: the weights of mobilevitv3_xxs are not complete: head.fc.weight, head.fc.bias would stay random
+    """
+    token = _file_only.set(True)
+    try:
+        yield
+    finally:
+        _file_only.reset(token)
 
 
 def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
@@ -49,13 +77,20 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
     if not file:
         return kwargs
     state_dict = read_weights(file, variant, cfg.get("tag"), **choice)
+    classes = len(state_dict.get("head.fc.weight", ()))
+    # Who asks for other classes gets a new classifier; who asks for none means those of the file, as timm has it.
+    if "num_classes" not in kwargs and not kwargs.get("features_only") and classes not in (0, cfg["num_classes"]):
+        raise ValueError(
+            f"{file} has {classes} classes, and the model would have {cfg['num_classes']}: pass num_classes={classes} "
+            f"to keep the classifier of the file, or num_classes={cfg['num_classes']} to begin with a new one"
+        )
     # timm compares these with the model's, to leave out the classifier and to adapt the first convolution. They also
     # are its defaults for the model, which must not depend on the file.
     kwargs.setdefault("num_classes", cfg["num_classes"])
     kwargs.setdefault("in_chans", cfg["input_size"][0])
     overlay |= {
         "state_dict": state_dict,
-        "num_classes": len(state_dict.get("head.fc.weight", ())),
+        "num_classes": classes,
         "input_size": (state_dict["stem.conv.weight"].shape[1], *cfg["input_size"][1:]),
     }
     return {**kwargs, "pretrained_cfg_overlay": overlay}
@@ -77,8 +112,11 @@ def read_weights(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or no checkpoint of this architecture.
     """
+    checkpoint = open_checkpoint(file, entry)
+    if checkpoint.choice:
+        _logger.info("%s: %s", file, checkpoint.choice)
     try:
-        return _convert(read_checkpoint(file, entry), arch, tag, prefix)
+        return _convert(checkpoint.state_dict, arch, tag, prefix)
     except ValueError as error:
         raise ValueError(f"cannot load {file}: {error}") from error
 
@@ -94,6 +132,19 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     weights = _convert(state_dict_of(state_dict), cfg["architecture"], cfg.get("tag"))
     initial = model.state_dict()
+    if _file_only.get():
+        other = [key for key, value in initial.items() if key not in weights or weights[key].shape != value.shape]
+        if other:
+            raise ValueError(
+                f"the weights of {cfg['architecture']} are not complete: {', '.join(other[:6])} would stay random"
+            )
+    classes, own = (len(entries.get("head.fc.weight", ())) for entries in (weights, initial))
+    if classes == own:
+        cfg["num_classes"] = own  # timm would leave the classifier out where a config.json says another number
+    elif classes and own == getattr(model, "pretrained_model_args", {}).get("num_classes"):
+        _logger.warning(
+            "the weights have %d classes, but the model_args beside them say %d: the classifier is new", classes, own
+        )
     rest = [key for key in missing_end(weights, cfg["architecture"]) if key in initial]
     if rest and not rest[0].startswith("head."):  # that a new classifier begins anew needs no words
         _logger.warning(

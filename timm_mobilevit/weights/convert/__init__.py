@@ -21,7 +21,7 @@ from . import cvnets, huggingface, mmpretrain
 
 __all__ = [
     "Source", "Subtree", "convert_state_dict", "detect_source", "export_state_dict", "find_subtree",
-    "fitting_architectures", "missing_end", "source_names",
+    "fitting_architectures", "missing_end", "source_names", "the_architecture",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -156,20 +156,11 @@ def convert_state_dict(
         )  # fmt: skip
     state_dict = _complete(subtree.state_dict, name, variant)
     out, missing, left_over = _rename(state_dict, variant, layout)
-    if missing and set(missing) == set(_end_of(variant, missing)):  # a backbone
+    if set(missing) == set(_end_of(variant, missing)):  # a backbone
         missing = []
     if missing or left_over:
         raise ValueError(
-            f"this is no {name} checkpoint of {arch}: "
-            + "; ".join(
-                part
-                for part in (
-                    missing and f"missing {_some(missing)}",
-                    left_over and f"unknown or wrong shape {_some(left_over)}",
-                )
-                if part
-            )
-            + _guess(subtree, arch)
+            f"this is no {name} checkpoint of {arch}: {_complaints(missing, left_over)}{_guess(subtree, arch)}"
         )
     weights, biases = (len(out.get(key, ())) for key in _HEAD)
     if weights != biases:  # PyTorch would tell it only after all else has been loaded
@@ -286,6 +277,30 @@ def _below(state_dict: Mapping[str, Tensor], prefix: str, source: str) -> Subtre
             # A features_only model of timm has its stages side by side.
             inside[re.sub(r"^stages_(\d)\.", r"stages.\1.", name) if source == "timm" else name] = tensor
     return Subtree(source, prefix, inside, left_out)  # type: ignore[arg-type]
+
+
+def the_architecture(subtree: Subtree) -> str:
+    """The one architecture that a MobileViT fits.
+
+    Raises:
+        ValueError: If none or several do. If none, the message names what does not fit the closest.
+    """
+    fits = fitting_architectures(subtree)
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise ValueError(f"it could be any of {', '.join(fits)}: name one with --arch")
+    layout = _LAYOUTS[subtree.source]
+    faults: dict[str, tuple[list[str], list[str]]] = {}
+    for arch, variant in VARIANTS.items():
+        if variant.block in layout.blocks:
+            _, missing, left_over = _rename(_complete(subtree.state_dict, subtree.source, variant), variant, layout)
+            faults[arch] = ([] if set(missing) == set(_end_of(variant, missing)) else missing, left_over)
+    closest = min(faults, key=lambda arch: sum(map(len, faults[arch])))
+    raise ValueError(
+        f"its names are those of {subtree.source}, but no architecture of ours has all of them in these shapes; the "
+        f"closest is {closest}: {_complaints(*faults[closest])}"
+    )
 
 
 def fitting_architectures(subtree: Subtree) -> list[str]:
@@ -423,6 +438,12 @@ def _to_rgb(stem: Tensor, order: str) -> Tensor:
             "to take it as it is"
         )
     return stem.flip(1)
+
+
+def _complaints(missing: list[str], left_over: list[str]) -> str:
+    """Which names of ours a state dict lacks, and which of its names are not ours."""
+    parts = [f"missing {_some(missing)}"] if missing else []
+    return "; ".join([*parts, f"unknown or wrong shape {_some(left_over)}"] if left_over else parts)
 
 
 def _some(names: list[str], most: int = 6) -> str:
