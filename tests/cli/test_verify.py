@@ -152,6 +152,19 @@ def test_weights_that_were_downloaded_by_hand(imagenet, tmp_path, monkeypatch, p
     assert (row["name"], row["top1"]) == (IN_RELEASE, 25.0)
 
 
+def test_options_of_the_measurement_arrive(imagenet, inputs, workers, tmp_path):
+    put_in_assets(IN_RELEASE, tmp_path)
+    result = run(imagenet, "--limit", 3, "--batch-size", 2, "--workers", 1, "--amp")
+    assert result.exit_code == 0, result.output
+    assert ([(len(x), half) for x, half in inputs], workers) == ([(2, True), (1, True)], [1])
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "data" / "train" / name / "0.png")
+    (tmp_path / "data" / "val").symlink_to(imagenet / "val")
+    assert "has 2 classes with images" in run(tmp_path / "data", "--split", "train").stderr
+    assert "'abacus' cannot be used" in run(imagenet, "--device", "abacus").stderr
+
+
 def test_damaged_weights_do_not_stop_the_others(imagenet, tmp_path):
     put_on_hub(ON_HUB, content=b"damaged")
     put_in_assets(IN_RELEASE, tmp_path)

@@ -142,7 +142,7 @@ def part_of(weights, module, kind):
     return tensor if not third else tensor.chunk(3)[int(third[0])]
 
 
-@pytest.mark.parametrize(("layout", "arch"), TABLES, ids=" ".join)
+@pytest.mark.parametrize(("layout", "arch"), TABLES)
 def test_names(layout, arch):
     ours = randomise(timm.create_model(arch, num_classes=3)).state_dict()
     theirs = export_state_dict(ours, arch, layout, channel_order="rgb")
