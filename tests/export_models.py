@@ -1,11 +1,11 @@
-"""Small models with trained-looking weights, and ONNX Runtime: for the tests of exported files."""
+"""Small models with random weights, and ONNX Runtime: for the tests of exported files."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import timm
 import torch
-from torch import nn
+from random_weights import randomise
 
 from timm_mobilevit import MobileViT
 from timm_mobilevit.variants import VARIANTS
@@ -28,20 +28,24 @@ def run_file(path, images):
     )
 
 
+def interface(path):
+    """Data type and sizes of each input and output of an ONNX file; a size that is free is a name."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    return {
+        value.name: (
+            onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+            [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
+        )
+        for value in (*graph.input, *graph.output)
+    }
+
+
 def shallow(name, num_classes=10):
     """A model with every kind of layer that the variant has, once per stage: exporting takes a third of the time."""
     variant = replace(VARIANTS[name], stage2_depth=1, transformer_depths=(1, 1, 1))
-    return trained_looking(MobileViT(variant, num_classes=num_classes))
-
-
-def trained_looking(model):
-    """Give norms and biases something to say, as those of a new model do not."""
-    for key, tensor in model.state_dict().items():
-        if key.endswith("running_var"):
-            nn.init.uniform_(tensor, 0.5, 1.5)
-        elif tensor.ndim == 1:
-            nn.init.normal_(tensor, 1.0 if key.endswith("weight") else 0.0, 0.1)
-    return model.eval()
+    return randomise(MobileViT(variant, num_classes=num_classes))
 
 
 def close(actual, expected):

@@ -7,13 +7,15 @@ import warnings
 import pytest
 import timm
 import torch
-from export_models import KINDS, NAMES, assert_plain, assert_traced_plain, close, run_file, shallow, trained_looking
+from export_models import KINDS, NAMES, assert_plain, assert_traced_plain, close, interface, run_file, shallow
 from PIL import Image
+from random_weights import randomise
 from torch import nn
 from typer.testing import CliRunner
 
 import timm_mobilevit
 from timm_mobilevit.network.layers import ConvNormAct
+from timm_mobilevit.network.model import MobileViT
 from timm_mobilevit.variants import VARIANTS
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -50,7 +52,7 @@ def test_any_batch_and_size(name, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_any_batch_and_size_of_every_model(name, tmp_path):
-    check_any_batch_and_size(trained_looking(timm.create_model(name, num_classes=10)), tmp_path / "model.onnx")
+    check_any_batch_and_size(randomise(timm.create_model(name, num_classes=10)), tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -211,13 +213,15 @@ def run(*args):
 class TestCommand:
     def test_checkpoint_and_directory_give_the_same(self, tmp_path):
         checkpoint = tmp_path / "model_best.pth.tar"
-        state_dict = trained_looking(timm.create_model(KINDS[0], num_classes=3)).state_dict()
+        state_dict = randomise(timm.create_model(KINDS[0], num_classes=3)).state_dict()
         torch.save({"state_dict": state_dict}, checkpoint)
         labels = tmp_path / "labels.txt"
         labels.write_text("cat\ndog\neel")
         convert = ["convert", checkpoint, "--arch", KINDS[0], "--labels", labels, "--img-size", 64, "--out"]
         assert CliRunner().invoke(app, [*map(str, convert), str(tmp_path / "animals")]).exit_code == 0
-        first = run(KINDS[0], "--checkpoint", checkpoint, "--img-size", 64, "--static", "--out", tmp_path / "1.onnx")
+        (tmp_path / "others.txt").write_text("Katze\nHund\nAal")
+        args = ("--img-size", 64, "--static", "--labels", tmp_path / "others.txt", "--out", tmp_path / "1.onnx")
+        first = run(KINDS[0], "--checkpoint", checkpoint, *args)
         second = run(tmp_path / "animals", "--static", "--out", tmp_path / "2.onnx")
         for done in (first, second):
             assert done.exit_code == 0, done.output
@@ -226,7 +230,10 @@ class TestCommand:
         expected = torch.from_numpy(run_file(tmp_path / "1.onnx", images)["logits"])
         close(run_file(tmp_path / "2.onnx", images)["logits"], expected)
         assert metadata_of(tmp_path / "2.onnx")["labels"] == ["cat", "dog", "eel"]
+        fixed = {"images": ("FLOAT", [1, 3, 64, 64]), "logits": ("FLOAT", [1, 3])}
+        assert interface(tmp_path / "1.onnx") == interface(tmp_path / "2.onnx") == fixed
         described = metadata_of(tmp_path / "1.onnx")
+        assert described["labels"] == ["Katze", "Hund", "Aal"]
         assert described["architecture"] == KINDS[0]
         assert not {"tag", "license"} & described.keys()  # nobody published these weights
 
@@ -238,6 +245,7 @@ class TestCommand:
         shapes = [tensor.shape for tensor in run_file(out, torch.rand(5, 3, 64, 64)).values()]
         widths = VARIANTS[KINDS[0]].widths
         assert shapes == [(5, widths[1], 16, 16), (5, widths[2], 8, 8)]
+        assert interface(out)["images"] == ("FLOAT", ["batch", 3, 64, 64])
         again = run(*args, "--out", out)
         assert (again.exit_code, again.stdout) == (1, "")
         assert "exists" in again.stderr
@@ -248,21 +256,28 @@ class TestCommand:
             Image.fromarray(pixels).save(tmp_path / f"{index}.png")
         out = tmp_path / "int8.onnx"
         args = (KINDS[0], "--random-weights", "--img-size", 64, "--static", "--int8", "--calibration", tmp_path)
-        done = run(*args, "--out", out)
+        done = run(*args, "--weight-type", "uint8", "--out", out)
         assert done.exit_code == 0, done.output
         assert re.search(r"On 4 of the calibration images, the correlation .* float32 is 0\.\d{4}\.", done.output)
-        assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
+        weights = [t for t in onnx.load(out).graph.initializer if len(t.dims) == 4 and t.name.endswith("_quantized")]
+        assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in weights} == {"UINT8"}
         assert run_file(out, torch.rand(1, 3, 64, 64))["logits"].shape == (1, 1000)
 
     def test_accuracy_before_and_after(self, tmp_path):
-        timm.models.save_for_hf(trained_looking(timm.create_model(KINDS[0], num_classes=2)), tmp_path / "model")
+        timm.models.save_for_hf(randomise(timm.create_model(KINDS[0], num_classes=2)), tmp_path / "model")
         for index in range(6):
             (tmp_path / "images" / str(index % 2)).mkdir(parents=True, exist_ok=True)
             pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8).numpy()
             Image.fromarray(pixels).save(tmp_path / "images" / str(index % 2) / f"{index}.png")
         args = ("--img-size", 64, "--static", "--evaluate", tmp_path / "images", "--out", tmp_path / "model.onnx")
+        sizes = set()
+        hook = nn.modules.module.register_module_forward_pre_hook(
+            lambda module, args: sizes.add(tuple(args[0].shape[2:])) if isinstance(module, MobileViT) else None
+        )
         done = run(tmp_path / "model", *args)
+        hook.remove()
         assert done.exit_code == 0, done.output
+        assert sizes == {(64, 64)}  # the model's own size is 256
         (expected,) = evaluate(ExportedModel(tmp_path / "model.onnx"), tmp_path / "images", workers=0)
         top1 = f"{expected.top1:.2f} %"
         assert f"Top-1 on {tmp_path / 'images'}: {top1} in PyTorch, {top1} in this file." in done.stdout
@@ -347,7 +362,7 @@ NODES = {"mobilevitv1_s": 303, "mobilevitv2_1_0": 277, "mobilevitv3_1_0": 285}
 def test_every_model_is_plain(name, tmp_path):
     """Of a fixed size; of any, in test_any_batch_and_size_of_every_model."""
     path = tmp_path / "model.onnx"
-    export_onnx(trained_looking(timm.create_model(name)), path, dynamic_batch=False, dynamic_size=False)
+    export_onnx(randomise(timm.create_model(name)), path, dynamic_batch=False, dynamic_size=False)
     assert_plain(path)
     assert len(onnx.load(path).graph.node) == NODES.get(name, len(onnx.load(path).graph.node))
 
@@ -356,7 +371,7 @@ def test_every_model_is_plain(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_backbone_is_plain(name, tmp_path):
     path = tmp_path / "backbone.onnx"
-    model = trained_looking(timm.create_model(name, features_only=True))
+    model = randomise(timm.create_model(name, features_only=True))
     export_onnx(model, path, input_size=(3, 128, 96), dynamic_batch=False)
     assert_plain(path)
 

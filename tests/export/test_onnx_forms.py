@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from export_models import KINDS, close, run_file, shallow
+from export_models import KINDS, close, interface, run_file, shallow
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.task import ClassificationTask
@@ -218,12 +218,17 @@ def test_what_makes_no_sense(options, message, tmp_path):
 
 def test_command(tmp_path):
     path = tmp_path / "model.onnx"
-    forms = ("--opset", "17", "--half", "--softmax", "--image-input")
+    path.write_text("an older file")
+    forms = ("--opset", "17", "--half", "--half-io", "--softmax", "--image-input", "--force")
     args = ("export", KINDS[0], "--random-weights", "--img-size", "64", "--static", *forms, "--out", str(path))
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 0, done.output
     pixels = torch.randint(256, (1, 64, 64, 3), dtype=torch.uint8)
     assert run_file(path, pixels)["probabilities"].sum() == pytest.approx(1, abs=1e-3)
+    assert interface(path) == {"images": ("UINT8", [1, 64, 64, 3]), "probabilities": ("FLOAT16", [1, 1000])}
+    model = onnx.load(path)
+    assert [opset.version for opset in model.opset_import] == [17]
+    assert {t.data_type for t in model.graph.initializer if len(t.dims) == 4} == {TensorProto.FLOAT16}
 
 
 @pytest.mark.long
