@@ -3,7 +3,6 @@
 ``python -m benchmarks.mm_predict CONFIG CHECKPOINT IMAGE... --out FILE``. The images become one row of the picture.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,9 @@ import numpy as np
 import typer
 from mmengine.config import Config
 from PIL import Image
+
+from timm_mobilevit._files import replacing
+from timm_mobilevit._images import UnreadableImageError, read_image
 
 
 def draw(config: Config, checkpoint: Path, images: list[np.ndarray], min_score: float = 0.3) -> list[np.ndarray]:
@@ -86,9 +88,12 @@ def main(
     """Draw detections or masks on images."""
     scaled = []
     for path in images:
-        with Image.open(path) as image:
-            size = (round(image.width * height / image.height), height)
-            scaled.append(np.array(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)))
+        try:
+            image = read_image(path, "RGB", lambda image: image)
+        except UnreadableImageError as error:
+            raise typer.BadParameter(f"{path}: {error}") from error
+        size = (round(image.width * height / image.height), height)
+        scaled.append(np.array(image.resize(size, Image.Resampling.BICUBIC)))
     try:
         row = np.concatenate(draw(Config.fromfile(config), checkpoint, scaled, min_score), axis=1)
     except ValueError as error:
@@ -99,10 +104,8 @@ def main(
     for part in rows:
         picture.paste(part, (0, top))
         top += part.height
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.png")
-    picture.quantize(256).save(scratch, optimize=True)  # a third of the size
-    os.replace(scratch, out)
+    with replacing(out) as scratch:
+        picture.quantize(256).save(scratch, "PNG", optimize=True)  # a third of the size
     typer.echo(f"{out}: {picture.width}×{picture.height} pixels")
 
 

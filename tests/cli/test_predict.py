@@ -10,8 +10,8 @@ from sklearn.datasets import load_sample_images
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from typer.testing import CliRunner
 
+from timm_mobilevit._images import find_images
 from timm_mobilevit.cli import app
-from timm_mobilevit.cli._images import find_images
 from timm_mobilevit.cli._labels import read_labels
 
 ARCH = "mobilevitv3_xxs"

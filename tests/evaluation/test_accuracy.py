@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -139,6 +140,29 @@ def test_grey_model(tmp_path):
     assert evaluate(Constant(2, channels=1), folder, workers=0)[0].images == 2
 
 
+class Brightest(torch.nn.Module):
+    """A classifier of the half that is brighter: the upper one, the lower one."""
+
+    num_classes = 2
+    pretrained_cfg = {"input_size": (3, 32, 32), "num_classes": 2}  # noqa: RUF012
+
+    def forward(self, x):
+        return torch.stack([x[:, :, :16].mean((1, 2, 3)), x[:, :, 16:].mean((1, 2, 3))], dim=1)
+
+
+def test_images_are_read_as_by_all_commands(tmp_path):
+    """Turned as EXIF says, and 16 bits of grey scaled: PIL's own conversion makes both halves white."""
+    levels = np.repeat(np.array([[40000], [20000]], dtype=np.uint16), 16, axis=0).repeat(32, axis=1)
+    for orientation, name in ((1, "upper"), (3, "lower")):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        (tmp_path / name).mkdir()
+        Image.fromarray(levels).save(tmp_path / name / "wide.png", exif=exif)
+        Image.fromarray((levels // 257).astype(np.uint8)).save(tmp_path / name / "photo.jpg", exif=exif)
+    (accuracy,) = evaluate(Brightest(), tmp_path, channel_orders=["rgb"], crop_pct=1.0, workers=0)
+    assert (accuracy.images, accuracy.top1) == (4, 0.0)
+
+
 def test_amp_runs_in_bfloat16(tmp_path):
     folder = save_classes(tmp_path, {"cat": 1, "dog": 1}, size=64)
     model = timm.create_model(ARCH, num_classes=2)
@@ -158,7 +182,7 @@ def test_a_broken_image_is_an_error_that_names_it(digits, directory, tmp_path, w
     broken.write_bytes(whole[: len(whole) // 2] if content == "cut" else b"no image")
     result = run(folder, "--checkpoint", directory, "--workers", workers, "--batch-size", 4, "--out", tmp_path / "out")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: {broken} is not a readable image: ")
+    assert result.stderr.startswith(f"error: {broken}: not a readable image: ")
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()

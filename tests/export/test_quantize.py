@@ -1,6 +1,7 @@
 """Eight-bit ONNX: what is quantised, what is not, how close it stays, and what is refused."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -20,7 +21,13 @@ from benchmarks.digits_data import write_digits  # noqa: E402
 from timm_mobilevit.cli import export  # noqa: E402
 from timm_mobilevit.export import quantize  # noqa: E402
 from timm_mobilevit.export.onnx import export_onnx  # noqa: E402
-from timm_mobilevit.export.quantize import MIN_CORRELATION, WEIGHT_TYPES, quantize_onnx  # noqa: E402
+from timm_mobilevit.export.quantize import (  # noqa: E402
+    MIN_CORRELATION,
+    WEIGHT_TYPES,
+    draw_images,
+    find_calibration_images,
+    quantize_onnx,
+)
 from timm_mobilevit.variants import VARIANTS  # noqa: E402
 
 SIZE = 64
@@ -226,6 +233,21 @@ class TestCalibration:
         assert self.quantize(tiny(), tmp_path, num_images=2) == pytest.approx(155 / 255**2)  # the first and the last
         assert self.quantize(tiny(), tmp_path, num_images=1) == pytest.approx(51 / 255**2)
 
+    def test_reads_images_as_all_commands_do(self, tiny, tmp_path):
+        grey = np.full((9, 9), 51 * 257, dtype=np.uint16)  # PIL's own conversion clips it to 255
+        Image.fromarray(grey).save(tmp_path / "grey.png")
+        assert self.quantize(tiny(), tmp_path) == pytest.approx(51 / 255**2)
+
+    def test_turns_photographs(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 3  # shown upside down
+        pixels = np.zeros((8, 8), dtype=np.uint8)
+        pixels[0, 0] = 255
+        Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+        config = resolve_data_config({"input_size": (1, 8, 8), "mean": (0,), "std": (1,), "crop_pct": 1.0})
+        (image,) = draw_images(find_calibration_images(tmp_path), config, 1)
+        assert np.argwhere(image == 1).tolist() == [[0, 0, 7, 7]]
+
     def test_preprocesses_as_the_metadata_say_or_data_config(self, tiny, tmp_path):
         Image.new("RGB", (9, 9), (255, 255, 255)).save(tmp_path / "white.png")
         model = tiny(metadata={"mean": [0, 0, 0], "std": [0.5, 0.5, 0.5]})
@@ -252,9 +274,11 @@ class TestRefuses:
         (tmp_path / "notes.txt").write_text("none")
         self.check(ValueError, r"no images in .*; expected files that end in .*\.png", tiny(), tmp_path)
 
-    def test_a_folder_with_nothing_readable(self, tiny, tmp_path):
-        (tmp_path / "broken.png").write_bytes(b"no image")
-        self.check(ValueError, "images in the calibration folder cannot be read", tiny(), tmp_path)
+    def test_an_image_that_cannot_be_read(self, tiny, images, tmp_path):
+        shutil.copytree(images, tmp_path / "images")
+        (tmp_path / "images" / "class0" / "0.png").write_bytes(b"no image")
+        message = rf"cannot calibrate on {tmp_path}/images/class0/0\.png: not a readable image"
+        self.check(ValueError, message, tiny(), tmp_path / "images")
 
     def test_a_missing_model(self, tmp_path, images):
         self.check(FileNotFoundError, "no ONNX file", tmp_path / "none.onnx", images)

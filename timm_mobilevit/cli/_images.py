@@ -1,15 +1,20 @@
-"""Finding, reading and classifying images."""
+"""Loading and classifying images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from PIL import Image, ImageOps
-from timm.data import create_transform, get_img_extensions, is_img_extension, resolve_input_data_config
-from timm.utils.misc import natural_key
+from PIL import Image
+from timm.data import create_transform, resolve_input_data_config
 from torch import Tensor, nn
+
+from .._images import UnreadableImageError, image_mode, read_image
+
+T = TypeVar("T")
+
+NOT_FINITE = "the model's outputs are not finite: its weights, or the mean and std that it goes with, are no good"
 
 
 @dataclass(frozen=True)
@@ -33,34 +38,13 @@ class Prediction:
 
     Attributes:
         image: Path of the image.
-        top: The most likely classes, best first; empty if the image could not be read.
-        error: Why the image could not be read, or None.
+        top: The most likely classes, best first; empty if there is an error.
+        error: Why the image could not be read, or that the outputs are not finite; None if all went well.
     """
 
     image: str
     top: Sequence[Guess] = ()
     error: str | None = None
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """Replace folders by the images in them, at any depth, in natural order.
-
-    Hidden files are left out, and so are extensions that timm does not count as images; single files are taken as they
-    are.
-
-    Raises:
-        ValueError: If a folder holds no image.
-    """
-    images: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            images.append(path)
-            continue
-        found = [p for p in path.rglob("*") if is_img_extension(p.suffix) and p.is_file() and p.name[0] != "."]
-        if not found:
-            raise ValueError(f"no images in {path}; expected files that end in {', '.join(get_img_extensions())}")
-        images += sorted(found, key=lambda p: natural_key(str(p)))
-    return images
 
 
 def classify(
@@ -85,26 +69,27 @@ def classify(
         data_args: What to change in the preprocessing, as ``timm.data.resolve_input_data_config`` takes it.
 
     Yields:
-        One prediction per image, in order. An image that cannot be read does not stop the others.
+        One prediction per image, in order. An image that cannot be read, or whose outputs are not finite,
+        does not stop the others.
 
     Raises:
         ValueError: If the device cannot be used, or the model has another number of input channels.
     """
-    modes = {1: "L", 3: "RGB"}
     config = resolve_input_data_config(model, data_args)
-    channels = config["input_size"][0]
-    if channels not in modes:
-        raise ValueError(f"images have one channel or three, but this model takes {channels}")
+    mode = image_mode(config["input_size"][0])
     transform = create_transform(**config)
     model = model.eval().to(usable_device(device))
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        loaded = [load_image(path, modes[channels], transform) for path in batch]
+        loaded = [load_image(path, mode, transform) for path in batch]
         tensors = [item for item in loaded if isinstance(item, Tensor)]
-        guesses = iter(_top(model, torch.stack(tensors).to(device), names, topk)) if tensors else iter(())
+        guesses: Iterator[tuple[Guess, ...]] = (
+            iter(_top(model, torch.stack(tensors).to(device), names, topk)) if tensors else iter(())
+        )
         for path, item in zip(batch, loaded, strict=True):
             if isinstance(item, Tensor):
-                yield Prediction(str(path), top=next(guesses))
+                top = next(guesses)
+                yield Prediction(str(path), top=top, error=None if top else NOT_FINITE)
             else:
                 yield Prediction(str(path), error=item)
 
@@ -121,24 +106,22 @@ def usable_device(device: str) -> torch.device:
         raise ValueError(f"device {device!r} cannot be used here: {error}") from error
 
 
-def load_image(path: Path, mode: str, transform: Any) -> Tensor | str:
+def load_image(path: Path, mode: str, transform: Callable[[Image.Image], T]) -> T | str:
     """The image as the model takes it, or why it cannot be read."""
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)  # as every viewer shows it
-            tensor: Tensor = transform(upright.convert(mode))
-            return tensor
-    except FileNotFoundError:
-        return "no such file"
-    except Exception as error:  # on broken files decoders raise nearly anything, from SyntaxError to struct.error
-        return f"not a readable image: {error}"
+        return read_image(path, mode, transform)
+    except UnreadableImageError as error:
+        return str(error)
 
 
 @torch.inference_mode()
 def _top(model: nn.Module, x: Tensor, names: Sequence[str], topk: int) -> list[tuple[Guess, ...]]:
-    """The most likely classes of each image of a batch [B, C, H, W]."""
-    probabilities, indices = model(x).float().softmax(-1).topk(min(topk, len(names)))
+    """The most likely classes of each image of a batch [B, C, H, W]; none where an output is not finite."""
+    logits = model(x).float()
+    probabilities, indices = logits.softmax(-1).topk(min(topk, len(names)))
     return [
-        tuple(Guess(i, names[i], p) for i, p in zip(row_indices, row, strict=True))
-        for row_indices, row in zip(indices.tolist(), probabilities.tolist(), strict=True)
+        tuple(Guess(i, names[i], p) for i, p in zip(row_indices, row, strict=True)) if finite else ()
+        for row_indices, row, finite in zip(
+            indices.tolist(), probabilities.tolist(), logits.isfinite().all(-1).tolist(), strict=True
+        )
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._errors import print_error
-from ._options import Checkpoint, CropPct, Images, ImgSize, Model, check_model_is_named
+from ._options import Checkpoint, CropPct, Entry, Images, ImgSize, Model, check_model_is_named
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,6 +25,7 @@ def attention(
     out: Annotated[Path, typer.Option(help="Folder to write IMAGE-stage3.png, -stage4.png and -stage5.png to.")],
     model: Model = "",
     checkpoint: Checkpoint = None,
+    entry: Entry = None,
     phases: Annotated[
         bool, typer.Option("--phases", help="Add a row for each pixel phase: attention never mixes them.")
     ] = False,
@@ -39,20 +40,22 @@ def attention(
     check_model_is_named(model, checkpoint)
     from timm.data import create_transform, resolve_input_data_config
 
-    from .._files import replacing
+    from .._files import check_folder, replacing
+    from .._images import find_images, image_mode
     from ..evaluation.attention_maps import attention_maps, draw_stage
     from ._checkpoint import load_model
-    from ._images import find_images, load_image
+    from ._images import NOT_FINITE, load_image
 
     files = find_images(images)
     stems = [file.stem for file in files]
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise ValueError(f"several images are called {twice}; their pictures would overwrite each other")
-    network = load_model(model, checkpoint, True).eval()
+    check_folder(out, [f"{stem}-stage{stage}.png" for stem in stems for stage in (3, 4, 5)])
+    network = load_model(model, checkpoint, True, entry).eval()
     config = resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct})
     transform: Any = create_transform(**config)
-    mode = "L" if config["input_size"][0] == 1 else "RGB"
+    mode = image_mode(config["input_size"][0])
     failed = False
     for file in files:
         loaded = load_image(file, mode, transform)
@@ -62,6 +65,10 @@ def attention(
             continue
         seen = _as_image(loaded, config["mean"], config["std"])
         maps = attention_maps(network, loaded[None])
+        if not all(m.scores.isfinite().all() for m in maps):
+            print_error(f"{file}: {NOT_FINITE}")
+            failed = True
+            continue
         for stage, layers in itertools.groupby(maps, key=lambda m: m.stage):
             target = out / f"{file.stem}-stage{stage}.png"
             with replacing(target) as temporary:

@@ -10,14 +10,14 @@ from mmdet.visualization import DetLocalVisualizer
 from mmdet.visualization.palette import get_palette
 from mmengine.dataset import Compose
 from mmseg.visualization import SegLocalVisualizer
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from pycocotools import mask as rle  # type: ignore[import-untyped]
+from torch.utils._pytree import tree_leaves
 
-from .._files import replacing
+from .._files import check_folder, replacing
 from ..mm.convert import dataset_meta
 from ..mm.loading import load_model
-from ._images import usable_device
+from ._checkpoint import load_dense
+from ._images import NOT_FINITE, load_image, usable_device
 
 
 def predict_dense(
@@ -27,6 +27,7 @@ def predict_dense(
     checkpoint: Path,
     out: Path,
     *,
+    entry: str | None = None,
     min_score: float = 0.3,
     device: str = "cpu",
 ) -> Iterator[dict[str, Any]]:
@@ -38,37 +39,48 @@ def predict_dense(
         config: A file, or the name of an installed config.
         checkpoint: Weights of its model, as ``timm_mobilevit.mm.loading.load_model`` takes them.
         out: Folder to write pictures to.
+        entry: The entry of the checkpoint that holds the weights; None for the one that its trainer evaluates.
         min_score: Smallest score of a detection, in [0, 1].
         device: Where the model runs, as torch names devices.
 
     Yields:
-        One dictionary per image, in order: ``image``, and ``error`` if it cannot be read, or else ``picture`` (its name
-        in ``out``), ``width``, ``height``, and ``detections`` or ``segments``. A detection has ``box``, the corners
-        (x1, y1, x2, y2) in pixels of the image; a segment, and a detection of a model that gives them, has ``mask``,
-        run-length encoded as in COCO.
+        One dictionary per image, in order: ``image``, and ``error`` if it cannot be read or the outputs are not finite,
+        or else ``picture`` (its name in ``out``), ``width``, ``height``, and ``detections`` or ``segments``. A
+        detection has ``box``, the corners (x1, y1, x2, y2) in pixels of the image; a segment, and a detection of a
+        model that gives them, has ``mask``, run-length encoded as in COCO.
 
     Raises:
         FileNotFoundError: If the config or checkpoint is missing.
-        ValueError: If they do not belong together, or the device cannot be used.
+        ValueError: If they do not belong together, the device cannot be used, or ``out`` cannot hold the pictures.
+        OSError: If there is no right to write there.
     """
-    model, cfg = load_model(config, checkpoint)
+    names = _picture_names(paths, images)
+    check_folder(out, names)
+    model, cfg = load_dense(load_model, config, checkpoint, entry)
     model = model.to(usable_device(device))
+    finite = _Finite(model)
     steps = [step for step in cfg.test_dataloader.dataset.pipeline if not step.type.endswith("LoadAnnotations")]
+    for step in steps:
+        if step.type.endswith("LoadImageFromFile"):
+            step.type = "LoadImageFromNDArray"  # read as for all other models
     pipeline = Compose(steps)
     meta = dataset_meta(cfg)
     colours = meta.get("palette") or get_palette("random", len(meta["classes"]))
     visualizers = {"detections": DetLocalVisualizer(), "segments": SegLocalVisualizer(alpha=0.6)}
     for visualizer in visualizers.values():
         visualizer.dataset_meta = {"classes": meta["classes"], "palette": colours}
-    for path, name in zip(images, _picture_names(paths, images), strict=True):
-        pixels = _read(path)
+    for path, name in zip(images, names, strict=True):
+        pixels = load_image(path, "RGB", np.array)
         if isinstance(pixels, str):
             yield {"image": str(path), "error": pixels}
             continue
-        packed = pipeline({"img_path": str(path), "img_id": 0})
+        packed = pipeline({"img": np.ascontiguousarray(pixels[..., ::-1]), "img_id": 0})  # BGR, as mmcv reads
         with torch.inference_mode():
             (sample,) = model.test_step({key: [value] for key, value in packed.items()})
         sample = sample.cpu()
+        if not finite.holds(sample):
+            yield {"image": str(path), "error": NOT_FINITE}
+            continue
         if "pred_instances" in sample:
             sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= min_score]
             kind, options, found = "detections", {"pred_score_thr": min_score}, _detections(sample, meta["classes"])
@@ -80,6 +92,27 @@ def predict_dense(
         yield {"image": str(path), "picture": name, "width": width, "height": height, kind: found}
 
 
+class _Finite:
+    """Whether all that the parts of a model give for an image is finite.
+
+    The detections do not tell: a score that is not a number is below every threshold.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.so_far = True
+        for part in model.children():
+            part.register_forward_hook(self._look)
+
+    def _look(self, module: Any, args: Any, output: Any) -> None:
+        self.so_far = self.so_far and all(x.isfinite().all().item() for x in tree_leaves(output) if torch.is_tensor(x))
+
+    def holds(self, sample: Any) -> bool:
+        """Whether it is for the sample, the last one."""
+        logits = sample.seg_logits.data if "seg_logits" in sample else torch.zeros(0)
+        holds, self.so_far = self.so_far and bool(logits.isfinite().all()), True
+        return holds
+
+
 def text_lines(entry: dict[str, Any]) -> Iterator[str]:
     """One entry of :func:`predict_dense` for a terminal: detections with score and box, segments with their share."""
     yield f"{entry['image']} → {entry['picture']}"
@@ -88,17 +121,6 @@ def text_lines(entry: dict[str, Any]) -> Iterator[str]:
         yield f"  {100 * found['score']:6.2f} %  {found['label']}  [{corners}]"
     for found in entry.get("segments", ()):
         yield f"  {100 * found['pixels'] / (entry['width'] * entry['height']):6.2f} % of the image  {found['label']}"
-
-
-def _read(path: Path) -> NDArray[Any] | str:
-    """The image as it is shown, RGB [H, W, 3] of 8 bits, or why it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        return "no such file"
-    except Exception as error:  # on broken files decoders raise nearly anything
-        return f"not a readable image: {error}"
 
 
 def _picture_names(paths: Iterable[Path], images: Iterable[Path]) -> list[str]:

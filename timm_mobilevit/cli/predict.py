@@ -10,7 +10,8 @@ import typer
 
 from .._files import replacing
 from ._errors import print_error
-from ._options import BatchSize, Checkpoint, CropPct, Device, Images, ImgSize, Json, Model, check_model_is_named
+from ._options import BatchSize, Checkpoint, CropPct, Device, Entry, Images, ImgSize, Json, Model, check_model_is_named
+from ._targets import reserve_folder
 
 if TYPE_CHECKING:
     from ._images import Prediction
@@ -35,11 +36,12 @@ def predict(
     images: Images,
     model: Model = "",
     checkpoint: Checkpoint = None,
+    entry: Entry = None,
     pretrained: Annotated[
         bool,
         typer.Option(
             help="Use the published weights, downloaded once; without them and without --checkpoint, "
-            "the weights are random."
+            "the weights are random, the same each time."
         ),
     ] = True,
     topk: Annotated[int, typer.Option(min=1, help="How many classes to tell.")] = 5,
@@ -83,19 +85,21 @@ def predict(
             raise typer.BadParameter(f"--{given[0].replace('_', '-')} is for classifiers, not for a --config")
         if not checkpoint or not out:
             raise typer.BadParameter("--config needs weights in --checkpoint and a folder to write to in --out")
-        _predict_dense(images, config, checkpoint, out, min_score, device, as_json, force)
+        reserve_folder(context, out, ["predictions.json"], force=force)
+        _predict_dense(images, config, checkpoint, entry, out, min_score, device, as_json)
         return
     if out or force:
         raise typer.BadParameter("--out and --force go with --config")
     check_model_is_named(model, checkpoint)
     if checkpoint and not pretrained:
         raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
+    from .._images import find_images
     from ._checkpoint import load_model
-    from ._images import classify, find_images
+    from ._images import classify
     from ._labels import class_names
 
     files = find_images(images)
-    network = load_model(model, checkpoint, pretrained)
+    network = load_model(model, checkpoint, pretrained, entry)
     if not network.num_classes:
         raise ValueError(f"{checkpoint or model} has no classifier, so it cannot name what is in an image")
     predictions = classify(
@@ -117,31 +121,33 @@ def _predict_dense(
     images: list[Path],
     config: str,
     checkpoint: Path,
+    entry: str | None,
     out: Path,
     min_score: float,
     device: str,
     as_json: bool,
-    force: bool,
 ) -> None:
-    from ._export import check_target
-    from ._images import find_images
+    from .._images import find_images
     from .mm_predict import predict_dense, text_lines
 
-    check_target(out, force=force)
     files = find_images(images)
-    predictions = predict_dense(images, files, config, checkpoint, out, min_score=min_score, device=device)
+    predictions = predict_dense(images, files, config, checkpoint, out, entry=entry, min_score=min_score, device=device)
     entries = _with_progress_bar(predictions, len(files), "Predicting")
-    text = json.dumps({"config": config, "checkpoint": str(checkpoint), "predictions": entries}, indent=2)
-    with replacing(out / "predictions.json") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-    if as_json:
-        typer.echo(text)
-    for entry in entries:
-        if "error" in entry and not as_json:
-            print_error(f"{entry['image']}: {entry['error']}")
-        elif not as_json:
-            typer.echo("\n".join(text_lines(entry)))
-    if any("error" in entry for entry in entries):
+    text = json.dumps(
+        {"config": config, "checkpoint": str(checkpoint), "predictions": entries}, indent=2, allow_nan=False
+    )
+    try:  # first on the screen, which outlives a full disk
+        if as_json:
+            typer.echo(text)
+        for found in entries:
+            if "error" in found and not as_json:
+                print_error(f"{found['image']}: {found['error']}")
+            elif not as_json:
+                typer.echo("\n".join(text_lines(found)))
+    finally:
+        with replacing(out / "predictions.json") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    if any("error" in found for found in entries):
         raise typer.Exit(1)
 
 
@@ -161,7 +167,7 @@ def _show(results: "list[Prediction]", model: str, as_json: bool) -> None:
             {"image": r.image, "error": r.error} if r.error else {"image": r.image, "top": [asdict(g) for g in r.top]}
             for r in results
         ]
-        typer.echo(json.dumps({"model": model, "predictions": entries}, indent=2))
+        typer.echo(json.dumps({"model": model, "predictions": entries}, indent=2, allow_nan=False))
         return
     for result in results:
         if result.error:

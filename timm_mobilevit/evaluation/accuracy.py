@@ -16,14 +16,11 @@ from timm.data.dataset import ImageDataset
 from timm.task import ClassificationEvaluator
 from torch import nn
 
-from .._files import replacing
+from .._files import filling
+from .._images import MODES, UnreadableImageError, read_image
 from ..weights.pretrained import ChannelOrder
 
 _UNREADABLE = -1  # instead of the number of a class
-
-
-class UnreadableImageError(ValueError):
-    """An image of a data set cannot be read. The message names the file."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +92,10 @@ def evaluate(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        UnreadableImageError: If an image cannot be read.
+        UnreadableImageError: If an image cannot be read. The message names the file.
         ValueError: If the classes of the folder are not as many as the model's, the model has no classifier or input
-            channels other than one or three, or a number is out of its range.
+            channels other than one or three, a number is out of its range, or an output is not finite. The message
+            then names the image.
 
     Example:
         >>> import tempfile, timm, timm_mobilevit
@@ -112,9 +110,9 @@ def evaluate(
     """
     config = resolve_input_data_config(model, {"img_size": img_size, "crop_pct": crop_pct})
     channels = config["input_size"][0]
-    if channels not in (1, 3) or (channels == 1 and "bgr" in channel_orders):
+    if channels not in MODES or (channels == 1 and "bgr" in channel_orders):
         raise ValueError(f"{', '.join(channel_orders).upper()} images do not fit a model of {channels} input channels")
-    dataset = _open_folder(Path(data), split, int(model.num_classes), "L" if channels == 1 else "RGB")  # type: ignore[arg-type]
+    dataset = _open_folder(Path(data), split, int(model.num_classes), MODES[channels])  # type: ignore[arg-type]
     if limit is not None:
         _thin_out(dataset, limit)
     device = torch.device(device)
@@ -135,12 +133,19 @@ def evaluate(
             if (targets == _UNREADABLE).any():
                 break
             for order, evaluator in evaluators.items():
-                evaluator.update(model(images.flip(1) if order == "bgr" else images), targets)
+                logits = model(images.flip(1) if order == "bgr" else images)
+                if wrong := (~logits.isfinite().all(1)).nonzero().flatten().tolist():
+                    file = dataset.filename(done + wrong[0], absolute=True)
+                    raise ValueError(f"the model's outputs for {file} are not finite; no accuracy can be told")
+                evaluator.update(logits, targets)
             done += len(images)
             on_batch(done, len(dataset))
     if done < len(dataset):
         _raise_unreadable(dataset, done)
-    return [Accuracy(order, images=done, **evaluator.compute()) for order, evaluator in evaluators.items()]
+    accuracies = [Accuracy(order, images=done, **evaluator.compute()) for order, evaluator in evaluators.items()]
+    if not all(math.isfinite(accuracy.loss) for accuracy in accuracies):
+        raise ValueError("the model's outputs are so far apart that their loss is not finite; no accuracy can be told")
+    return accuracies
 
 
 def better_order(accuracies: Sequence[Accuracy]) -> ChannelOrder | None:
@@ -162,7 +167,7 @@ def better_order(accuracies: Sequence[Accuracy]) -> ChannelOrder | None:
 
 
 def write_results(out: Path, name: str, document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``NAME.json`` and ``NAME.csv``, each written completely or not at all.
+    """Write ``NAME.json`` and ``NAME.csv``, both completely or none.
 
     Args:
         out: Folder to write to. Made where needed.
@@ -181,13 +186,16 @@ def write_results(out: Path, name: str, document: Mapping[str, Any], rows: Seque
     writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    for suffix, text in ((".json", json.dumps(document, indent=2) + "\n"), (".csv", table.getvalue())):
-        with replacing(out / f"{name}{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with filling(out) as stage:
+        for suffix, text in (
+            (".json", json.dumps(document, indent=2, allow_nan=False) + "\n"),
+            (".csv", table.getvalue()),
+        ):
+            (stage / f"{name}{suffix}").write_text(text, encoding="utf-8")
 
 
 class _WholeFolder(ImageDataset):  # type: ignore[misc]
-    """An image folder that is read to the last file: timm's own replaces an unreadable image by the next one."""
+    """An image folder read as all images are, to the last file: timm's own replaces an unreadable one by the next."""
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         # Not an exception: one raised in a worker delays the end of the others by five seconds each.
@@ -202,13 +210,11 @@ class _WholeFolder(ImageDataset):  # type: ignore[misc]
         Raises:
             UnreadableImageError: If it cannot be read.
         """
+        path, target = self.reader.samples[index]
         try:
-            file, target = self.reader[index]
-            with file, Image.open(file) as image:
-                return self.transform(image.convert(self.input_img_mode)), target
-        except Exception as error:  # on broken files decoders raise nearly anything, from SyntaxError to struct.error
-            path = self.filename(index, absolute=True)
-            raise UnreadableImageError(f"{path} is not a readable image: {error}") from error
+            return read_image(path, self.input_img_mode, self.transform), target
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{path}: {error}") from error
 
 
 def _raise_unreadable(dataset: _WholeFolder, start: int) -> NoReturn:

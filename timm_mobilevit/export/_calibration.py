@@ -9,7 +9,7 @@ import torch
 from timm.data import resolve_data_config
 from torch import Tensor
 
-from .quantize import DATA_KEYS, MIN_CORRELATION, QuantizationLoss, draw_images, open_folder
+from .quantize import DATA_KEYS, MIN_CORRELATION, QuantizationLoss, draw_images, find_calibration_images
 
 NUM_COMPARED = 16  # images that a quantised file is compared on
 
@@ -32,7 +32,7 @@ def calibration_images(facts: Mapping[str, Any], folder: Path, *, num_images: in
             "its pretrained_cfg"
         )
     config = resolve_data_config({key: facts[key] for key in DATA_KEYS if key in facts})
-    return [torch.from_numpy(image) for image in draw_images(open_folder(folder, config), num_images)]
+    return [torch.from_numpy(image) for image in draw_images(find_calibration_images(folder), config, num_images)]
 
 
 def check_correlation(expected: list[Tensor], outputs: list[Tensor], path: Path) -> QuantizationLoss:

@@ -3,17 +3,20 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from timm.data import ImageDataset, create_transform, get_img_extensions, resolve_data_config
+from timm.data import create_transform, resolve_data_config
+
+from .._files import replacing
+from .._images import MODES, UnreadableImageError, find_images, image_mode, read_image
+from ._target import check_target
 
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-_IMAGE_MODES = {1: "L", 3: "RGB"}  # as PIL calls them
 
 # How the weights are stored: ONNX Runtime's type, and whether only seven of its bits are used.
 #
@@ -106,6 +109,7 @@ def quantize_onnx(
         ) from error
 
     model_path, out, calibration = Path(model_path), Path(out), Path(calibration)
+    check_target(out, "onnx")
     if not model_path.is_file():
         raise FileNotFoundError(f"no ONNX file {model_path}")
     if num_images < 1:
@@ -114,19 +118,18 @@ def quantize_onnx(
         raise ValueError(f"weight_type must be one of {', '.join(WEIGHT_TYPES)}, got {weight_type!r}")
     original = onnx.load(model_path)
     name, config = _input(original, model_path, data_config or {})
-    dataset = open_folder(calibration, config)
+    files = find_calibration_images(calibration)
     onnx_type, reduce_range = WEIGHT_TYPES[weight_type]
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        prepared, quantized = Path(scratch) / "prepared.onnx", Path(scratch) / "quantized.onnx"
+    with replacing(out) as quantized, tempfile.TemporaryDirectory(dir=quantized.parent) as scratch:
+        prepared = Path(scratch, "prepared.onnx")
         # Folds constants, and joins linear layers with their biases. torch's exporter has written all shapes already.
         quant_pre_process(model_path, prepared, skip_symbolic_shape=True)
         nodes = _nodes_to_quantize(onnx.load(prepared).graph)
         quantize_static(
             prepared,
             quantized,
-            _Reader({name: image} for image in draw_images(dataset, num_images)),
+            _Reader({name: image} for image in draw_images(files, config, num_images)),
             quant_format=QuantFormat.QDQ,  # any runtime reads it; QOperator nodes are ONNX Runtime's own
             op_types_to_quantize=sorted({node.op_type for node in nodes}),
             nodes_to_quantize=[node.name for node in nodes],
@@ -143,7 +146,7 @@ def quantize_onnx(
         result = onnx.load(quantized)
         onnx.helper.set_model_props(result, {prop.key: prop.value for prop in original.metadata_props})
         onnx.save(result, quantized)
-        images = list(draw_images(dataset, min(num_images, _COMPARED_IMAGES)))
+        images = list(draw_images(files, config, min(num_images, _COMPARED_IMAGES)))
         correlation = _correlation(model_path, quantized, images)
         if not correlation >= MIN_CORRELATION:  # nan is refused too
             exact = _correlation(model_path, quantized, images, exact_sums=True)
@@ -151,7 +154,6 @@ def quantize_onnx(
                 f"{out} is not written: on {len(images)} images of {calibration}, the correlation of its outputs with "
                 f"those of the float32 file is {correlation:.3f}, expected at least {MIN_CORRELATION}; {_remedy(exact)}"
             )
-        os.replace(quantized, out)
     return QuantizationLoss(correlation, len(images))
 
 
@@ -182,35 +184,38 @@ def _input(model: Any, path: Path, overrides: Mapping[str, Any]) -> tuple[str, d
     missing = [key for key in ("input_size", "mean", "std") if key not in config]
     if missing:
         raise ValueError(f"the metadata of {path} do not say {', '.join(missing)}; give them in data_config")
-    if config["input_size"][0] not in _IMAGE_MODES:
+    if config["input_size"][0] not in MODES:
         raise ValueError(f"images have one channel or three, but {path} takes {config['input_size'][0]}")
     return inputs[0].name, resolve_data_config(config)
 
 
-def open_folder(folder: Path, config: dict[str, Any]) -> ImageDataset:
-    """The images of a folder as the model takes them."""
+def find_calibration_images(folder: Path) -> list[Path]:
+    """The images of a folder, at any depth.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no images.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {folder}; quantisation measures the ranges of the activations on images: expected a folder of "
             "a hundred or so of the kind that the model is for"
         )
-    mode = _IMAGE_MODES[config["input_size"][0]]
-    try:
-        return ImageDataset(folder, transform=create_transform(**config), input_img_mode=mode)
-    except RuntimeError as error:  # timm found none
-        raise ValueError(
-            f"no images in {folder}; expected files that end in {', '.join(get_img_extensions())}, at any depth"
-        ) from error
+    return find_images([folder])
 
 
-def draw_images(dataset: ImageDataset, count: int) -> Iterator[NDArray[np.float32]]:
-    """Images [1, channels, height, width], drawn evenly: a folder of classes is in their order."""
-    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset)), dtype=int):
+def draw_images(files: Sequence[Path], config: dict[str, Any], count: int) -> Iterator[NDArray[np.float32]]:
+    """Images [1, channels, height, width] as the model takes them, drawn evenly: a folder of classes is in their order.
+
+    Raises:
+        ValueError: If one of them cannot be read, or the model takes no images.
+    """
+    mode, transform = image_mode(config["input_size"][0]), create_transform(**config)
+    for index in np.linspace(0, len(files) - 1, min(count, len(files)), dtype=int):
         try:
-            image, _ = dataset[int(index)]
-        except RuntimeError as error:  # timm takes the next image for one that it cannot read, ten times
-            raise ValueError(f"the images in the calibration folder cannot be read: {error}") from error
-        yield image.numpy()[None]
+            yield read_image(files[index], mode, transform).numpy()[None]
+        except UnreadableImageError as error:
+            raise ValueError(f"cannot calibrate on {files[index]}: {error}") from error
 
 
 def _correlation(before: Path, after: Path, images: list[NDArray[np.float32]], *, exact_sums: bool = False) -> float:

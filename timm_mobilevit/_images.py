@@ -1,0 +1,124 @@
+"""The one reader of image files: upright, with eight bits per channel, in the mode that the model takes."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from timm.data import get_img_extensions, is_img_extension
+from timm.utils.misc import natural_key
+
+T = TypeVar("T")
+
+MODES = {1: "L", 3: "RGB"}  # mode of PIL for each number of input channels that a model for images has
+
+_TURNS = {  # what makes an image upright, by its EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_KNOWN_RANGES = {"PNG": ("I", "I;16"), "PPM": ("I",), "JPEG2000": ("I;16",), "TIFF": ("I;16", "I;16B")}
+
+
+class UnreadableImageError(ValueError):
+    """An image cannot be read. The message says why."""
+
+
+def read_image(path: str | Path, mode: str, transform: Callable[[Image.Image], T]) -> T:
+    """Read an image and transform it.
+
+    The image is turned as its EXIF data say. Grey values of 16 bits are scaled to eight. Transparency is dropped,
+    colour profiles are not applied, and the first of several frames or pages is taken.
+
+    Args:
+        path: File to read.
+        mode: "L" or "RGB".
+        transform: What to do with the image.
+
+    Returns:
+        What ``transform`` returns.
+
+    Raises:
+        UnreadableImageError: If there is no such file, it holds no whole image, or the range of its values is not
+            known; or if ``transform`` fails.
+    """
+    try:
+        # From an open file: by its name, PIL maps some TIFF files and confuses width and height of turned ones.
+        with open(path, "rb") as file, Image.open(file) as image:
+            image.load()  # turns a TIFF file, and takes its orientation out
+            turn = _turn(image)
+            image.info.pop("transparency", None)  # PIL warns of some kinds
+            plain = _with_eight_bits(image)
+            return transform((plain.transpose(turn) if turn is not None else plain).convert(mode))
+    except FileNotFoundError as error:
+        raise UnreadableImageError("no such file") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not a readable image: PIL does not know its format") from error
+    except Exception as error:  # on broken files decoders raise nearly anything, from SyntaxError to struct.error
+        raise UnreadableImageError(f"not a readable image: {error}") from error
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Replace folders by the images in them, at any depth, in natural order.
+
+    Hidden files are left out, and so are extensions that timm does not count as images; single files are taken as they
+    are.
+
+    Raises:
+        ValueError: If a folder holds no image.
+    """
+    images: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            images.append(path)
+            continue
+        files = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+        found = [file for file in files if is_img_extension(file.suffix) and file.is_file() and file.name[0] != "."]
+        if not found:
+            raise ValueError(f"no images in {path}; expected files that end in {', '.join(get_img_extensions())}")
+        images += sorted(found, key=lambda file: natural_key(str(file)))
+    return images
+
+
+def image_mode(channels: int) -> str:
+    """The mode of PIL for images that a model with so many input channels takes.
+
+    Raises:
+        ValueError: If it takes no images.
+    """
+    if channels not in MODES:
+        raise ValueError(f"images have one channel or three, but this model takes {channels}")
+    return MODES[channels]
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes an image upright. Broken EXIF data say nothing about it: the image beside them may be whole."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # PIL raises nearly anything on such data
+        return None
+
+
+def _with_eight_bits(image: Image.Image) -> Image.Image:
+    """The image, scaled if PIL's own conversion would clip its values at 255."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    if image.mode not in _KNOWN_RANGES.get(str(image.format), ()):
+        kind = "floating-point numbers" if image.mode == "F" else "integers of more than eight bits"
+        raise ValueError(
+            f"its pixels are {kind} of unknown range (mode {image.mode} in a {image.format} file); expected eight bits "
+            "per channel, or 16 bits of grey in PNG or TIFF: scale it and save it as PNG"
+        )
+    values, largest = np.asarray(image), 65535
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        largest = 2 ** tags[258][0] - 1  # BitsPerSample: 12 are not scaled by PIL
+        if tags[262] == 0:  # PhotometricInterpretation: white is zero, which PIL heeds with eight bits only
+            values = largest - values
+    return Image.fromarray(np.rint(values / (largest / 255)).astype(np.uint8))
