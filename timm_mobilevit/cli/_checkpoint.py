@@ -87,9 +87,8 @@ def model_from_directory(path: Path) -> nn.Module:
         )
         fill(model, weights, directory.arch)
     except Exception as error:  # options of any type and value reach timm's builder and PyTorch
-        raise ValueError(
-            f"the model_args in {path / CONFIG} do not give the model of these weights: {error}"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"model_args in {path / CONFIG} do not give the model of these weights: {reason}") from error
     if directory.num_features not in (None, model.num_features):
         raise ValueError(
             f"{path / CONFIG} says {directory.num_features} in num_features, but the weights have {model.num_features}"

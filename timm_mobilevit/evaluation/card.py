@@ -1,6 +1,5 @@
 """Model cards of the published weights, in the format of the Hugging Face Hub, from the pretrained table."""
 
-import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 
 from .. import mobilevit_zoo  # noqa: F401  # registers the models
+from ..weights.directory import read_directory
 from ..weights.pretrained import WEIGHTS, Weights
 
 _FILES = ("model.safetensors", "config.json")
@@ -134,10 +134,13 @@ def _check_holds(directory: Path, name: str) -> None:
             f"{directory} lacks {', '.join(missing)}; write it with `timm-mobilevit convert FILE --arch "
             f"{name.partition('.')[0]} --tag {name.partition('.')[2]} --out {directory}`"
         )
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    found = f"{config.get('architecture')}.{config.get('pretrained_cfg', {}).get('tag')}"
+    holds = read_directory(directory)
+    found = f"{holds.arch}.{holds.tag or None}"
     if found != name:
         raise ValueError(f"{directory} holds {found}, not {name}: the card would say nothing about these weights")
+    classes = len(holds.state_dict.get("head.fc.weight", ()))
+    if classes != _row(name).num_classes:
+        raise ValueError(f"{directory} holds weights of {classes} classes, {name} has {_row(name).num_classes}")
 
 
 def _row(name: str) -> Weights:

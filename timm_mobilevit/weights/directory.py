@@ -78,10 +78,8 @@ def read_directory(path: Path) -> Directory:
             path, "pretrained_cfg.architecture", cfg["architecture"], f"{config['architecture']}, as at the top"
         )
     for entry in ("mean", "std"):
-        if len(cfg.get(entry, [0])) not in (1, channels):
-            raise _broken(
-                path, f"pretrained_cfg.{entry}", cfg[entry], f"one number, or one for each of {channels} channels"
-            )
+        if entry in cfg and len(cfg[entry]) != channels:
+            raise _broken(path, f"pretrained_cfg.{entry}", cfg[entry], f"a list of {channels}, one for each channel")
     for entry in ("label_names", "labels"):
         for where, names in ((entry, config.get(entry)), (f"pretrained_cfg.{entry}", cfg.get(entry))):
             _check_labels(path, where, names, classes)
@@ -140,7 +138,7 @@ def _check(path: Path, prefix: str, entries: Mapping[str, Any], rules: Mapping[s
     for name, value in entries.items():
         rule = rules.get(name)
         if rule is None and strict:
-            raise _broken(path, prefix + name, value, "no such entry")
+            raise ValueError(f"{path / CONFIG} has an unknown entry {prefix}{name}; timm has no such setting")
         if rule is not None and not rule.takes(value):
             raise _broken(path, prefix + name, value, rule.expected)
 

@@ -112,10 +112,10 @@ def read_weights(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or no checkpoint of this architecture.
     """
-    checkpoint = open_checkpoint(file, entry)
-    if checkpoint.choice:
-        _logger.info("%s: %s", file, checkpoint.choice)
     try:
+        checkpoint = open_checkpoint(file, entry)
+        if checkpoint.choice:
+            _logger.info("%s: %s", file, checkpoint.choice)
         return _convert(checkpoint.state_dict, arch, tag, prefix)
     except ValueError as error:
         raise ValueError(f"cannot load {file}: {error}") from error
