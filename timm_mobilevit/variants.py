@@ -98,6 +98,12 @@ VARIANTS: dict[str, Variant] = {
 }
 # fmt: on
 
+# timm's own models of the same architectures, which have names and code of their own.
+TIMM_NAMES = {f"mobilevit_{size}": f"mobilevitv1_{size}" for size in ("xxs", "xs", "s")} | {
+    f"mobilevitv2_{width}": f"mobilevitv2_{width[0]}_{width[1:].rstrip('0') or '0'}"
+    for width in ("050", "075", "100", "125", "150", "175", "200")
+}
+
 
 def get_variant(name: str) -> Variant:
     """Look up an architecture by name.
@@ -110,6 +116,8 @@ def get_variant(name: str) -> Variant:
         (64, 128, 256, 384, 512)
     """
     if name not in VARIANTS:
+        if name in TIMM_NAMES:
+            raise ValueError(f"unknown architecture {name!r}; timm's {name} is {TIMM_NAMES[name]} here")
         near = get_close_matches(name, VARIANTS, n=3)
         raise ValueError(
             f"unknown architecture {name!r}; "

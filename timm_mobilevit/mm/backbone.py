@@ -7,12 +7,14 @@ from typing import Any
 import timm
 from mmengine.model import BaseModule, update_init_info
 from mmengine.registry import MODELS
-from timm.models import checkpoint_seq
+from timm.models import adapt_input_conv, checkpoint_seq
 from torch import Tensor, nn
 
 from ..variants import get_variant
 from ..weights.loading import read_weights
 from .single_values import naming_the_batch
+
+_STEM = "stem.conv.weight"
 
 
 @MODELS.register_module()
@@ -20,7 +22,8 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
     """A MobileViT as backbone of MMDetection and MMSegmentation.
 
     Registered in mmengine's root registry, so both find it. Images are RGB in [0, 1]: ``mean=[0, 0, 0]``,
-    ``std=[255, 255, 255]``, ``bgr_to_rgb=True`` in the data preprocessor.
+    ``std=[255, 255, 255]``, ``bgr_to_rgb=True`` in the data preprocessor. Images of other channels need as many
+    numbers there, and no ``bgr_to_rgb``.
 
     Args:
         model_name: A name that ``timm.list_models(module="mobilevit_zoo")`` gives.
@@ -30,12 +33,14 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
             (``dict(file="distilled.pth", prefix="student.")``). False for none. As everywhere in mmengine, weights
             are read by ``init_weights()``, which training calls: with a checkpoint of the whole detector, nothing is
             downloaded.
-        out_indices: Stages to return, from 0 to 4; -1 is the last.
+        out_indices: Stages to return, from 0 to 4, or one of them; -1 is the last.
         output_stride: Input pixels per pixel of the last map: 8, 16 or 32.
         frozen_stages: Stages whose parameters are fixed, the stem included: 0 fixes the stem alone, 1 the stem and the
             first stage, and so on; -1 fixes nothing.
         norm_eval: Whether batch norms keep their running statistics in training.
         with_cp: Whether to recompute blocks in the backward pass instead of keeping their activations.
+        in_channels: Channels of the images. Pretrained weights of three channels are adapted as timm does: added for
+            one channel, otherwise repeated and scaled.
         exact_feature_size: Whether maps are exactly ceil(size / stride); False for the reference's rounding.
         proj_drop_rate: Dropout rate inside the transformers, in [0, 1).
         drop_path_rate: Stochastic depth rate, in [0, 1).
@@ -46,7 +51,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         ValueError: If a name or an index does not exist, or two arguments exclude each other.
 
     Shape:
-        Input [B, 3, H, W]; output one map [B, channels, ceil(H / stride), ceil(W / stride)] per index.
+        Input [B, in_channels, H, W]; output one map [B, channels, ceil(H / stride), ceil(W / stride)] per index.
 
     Example:
         >>> import torch
@@ -59,11 +64,12 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         self,
         model_name: str,
         pretrained: bool | str | Mapping[str, str] = False,
-        out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+        out_indices: int | Sequence[int] = (0, 1, 2, 3, 4),
         output_stride: int = 32,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        in_channels: int = 3,
         exact_feature_size: bool = True,
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -76,11 +82,16 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         self.model_name = model_name.partition(".")[0]
         variant = get_variant(self.model_name)
         stages = len(variant.widths)
+        if isinstance(out_indices, int):
+            out_indices = (out_indices,)
         self.out_indices = sorted(index + stages if index < 0 else index for index in out_indices)
         if not self.out_indices or not 0 <= self.out_indices[0] <= self.out_indices[-1] < stages:
             raise ValueError(f"out_indices must be stages from 0 to {stages - 1}, got {tuple(out_indices)}")
         if not -1 <= frozen_stages <= stages:
             raise ValueError(f"frozen_stages must be in -1…{stages}, got {frozen_stages}")
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be 1 or more, got {in_channels}")
+        self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -89,6 +100,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         self._full_name = model_name
         network = timm.create_model(
             self.model_name,
+            in_chans=in_channels,
             output_stride=output_stride,
             exact_feature_size=exact_feature_size,
             proj_drop_rate=proj_drop_rate,
@@ -136,12 +148,21 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         if pretrained is True:
             name = f"{arch}.{tag}" if tag else arch
             weights: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        else:
+            options = {"file": pretrained} if isinstance(pretrained, str) else dict(pretrained or {})
+            weights = read_weights(arch=arch, tag=tag or None, **options)
+        stem = weights[_STEM]
+        if stem.shape[1] == self.in_channels:
             return weights
-        options = {"file": pretrained} if isinstance(pretrained, str) else dict(pretrained or {})
-        return read_weights(arch=arch, tag=tag or None, **options)
+        if stem.shape[1] != 3:
+            raise ValueError(
+                f"{self.pretrained} is for images of {stem.shape[1]} channels, the backbone for {self.in_channels}; "
+                "only weights of three channels can be adapted"
+            )
+        return {**weights, _STEM: adapt_input_conv(self.in_channels, stem)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images [B, 3, H, W] to the maps of the chosen stages, which lie in memory as the images do."""
+        """Map images [B, in_channels, H, W] to the maps of the chosen stages, which lie in memory as the images do."""
         outs = []
         rows = x.is_contiguous()  # not where a user chose channels last
         with naming_the_batch(self, x):

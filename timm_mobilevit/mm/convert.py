@@ -1,18 +1,21 @@
 """Official detection and segmentation checkpoints in the names of our detectors and segmentors."""
 
-import copy
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS
 from torch import Tensor
 
 from ..variants import get_variant
 from ..weights.convert import source_names
 from ..weights.pretrained import ChannelOrder
+from ._installed import enter_scope
+from .building import build_model
+from .evaluated_data import evaluated_dataset
 
 _STEM = "backbone.stem.conv.weight"
 
@@ -107,7 +110,11 @@ def convert_state_dict(
 def _rules(model: Any, state_dict: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     if hasattr(model, "bbox_head"):
         return _SSD_RULES
-    head = model.decode_head
+    head = getattr(model, "decode_head", None)
+    if head is None:
+        raise ValueError(
+            f"official checkpoints are those of SSDLite, DeepLabv3 and PSPNet, not of {type(model).__name__}"
+        )
     classifier = _V01_CLASSIFIER if any(key.startswith(_V01_CLASSIFIER) for key in state_dict) else _V02_CLASSIFIER
     branches = _ASPP_RULES if hasattr(head, "aspp_modules") else _PSP_RULES
     return [*branches, (r"^decode_head\.conv_seg\.", classifier), *_SEG_RULES]
@@ -162,10 +169,7 @@ def convert_for(
         ValueError: If the config has no model of ours, or the checkpoint does not belong to it.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
-    if cfg.get("model", {}).get("backbone", {}).get("type") != "TimmMobileViT":
-        raise ValueError(f"{config} is no config of a detector or segmentor over TimmMobileViT")
-    init_default_scope(cfg.get("default_scope", "mmengine"))
-    model = MODELS.build(copy.deepcopy(cfg.model))
+    model = build_model(cfg, str(config))
     if _STEM not in state_dict:
         return convert_state_dict(state_dict, model, channel_order)
     try:
@@ -178,7 +182,7 @@ def convert_for(
 
 
 def dataset_meta(config: Any) -> dict[str, Any]:
-    """Names and colours of the classes that a config tests on, as the frameworks keep them in a checkpoint's meta.
+    """Names and colours of the classes that a config tests on, or else validates on, as checkpoints have them in meta.
 
     Args:
         config: Path of a config, or a ``mmengine.Config``.
@@ -187,14 +191,16 @@ def dataset_meta(config: Any) -> dict[str, Any]:
         ``classes`` and, if the data set has one, ``palette``, in plain Python types. Empty without a data set.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
-    init_default_scope(cfg.get("default_scope", "mmengine"))
-    data = cfg.get("test_dataloader", {}).get("dataset")
+    enter_scope(cfg)
+    data = evaluated_dataset(cfg)
     if data is None:
         return {}
-    while "dataset" in data or "datasets" in data:  # RepeatDataset, ConcatDataset and other wrappers
-        data = data["dataset"] if "dataset" in data else data["datasets"][0]
-    with DATASETS.switch_scope_and_registry(None) as registry:  # mmdet's or mmseg's, as the config says
-        kind = registry.get(data.type)
+    kind = data.type
+    if not inspect.isclass(kind):
+        with DATASETS.switch_scope_and_registry(None) as registry:  # mmdet's or mmseg's, as the config says
+            kind = registry.get(kind)
+    if kind is None:
+        raise ValueError(f"the config tests on a data set of the type {data.type}, which is not registered")
     known, meta = kind.METAINFO, kind._load_metainfo(data.get("metainfo"))  # which also reads files of class names
     if not meta.get("classes"):
         return {}

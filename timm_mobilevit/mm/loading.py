@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
 from ..configs import find_config
 from ..weights.checkpoint import read_checkpoint
+from .building import build_model
 from .convert import convert_state_dict
 
 
@@ -30,10 +30,7 @@ def load_model(config: str, checkpoint: str | Path | Mapping[str, Tensor] | None
     """
     path = find_config(config)
     cfg = Config.fromfile(path)
-    if cfg.get("model", {}).get("backbone", {}).get("type") != "TimmMobileViT":
-        raise ValueError(f"{path} is no config of a detector or segmentor over TimmMobileViT")
-    init_default_scope(cfg.get("default_scope", "mmengine"))
-    model: Any = MODELS.build(cfg.model)
+    model = build_model(cfg, str(path))
     if checkpoint is not None:
         read = isinstance(checkpoint, Mapping)
         state_dict = dict(checkpoint) if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)

@@ -11,6 +11,8 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
+from .type_names import type_name
+
 _NO_MIXED_PRECISION = ("cpu", "mps")
 _OF_MIXED_PRECISION = ("loss_scale", "dtype", "use_fsdp")  # arguments that OptimWrapper lacks
 
@@ -50,8 +52,7 @@ class MobileViTRunner(Runner):  # type: ignore[misc]
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer's wrapper; without a GPU, one that does not scale losses."""
         if isinstance(optim_wrapper, dict) and get_device() in _NO_MIXED_PRECISION:
-            kind = optim_wrapper.get("type")
-            if "AmpOptimWrapper" in (kind, getattr(kind, "__name__", None)):
+            if type_name(optim_wrapper.get("type")) == "AmpOptimWrapper":
                 self.logger.log(logging.INFO, "There is no GPU: training in float32 instead of mixed precision.")
                 kept = {key: value for key, value in optim_wrapper.items() if key not in _OF_MIXED_PRECISION}
                 optim_wrapper = {**kept, "type": "OptimWrapper"}

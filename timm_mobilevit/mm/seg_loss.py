@@ -1,5 +1,9 @@
 """Weights of classes in mmseg's cross-entropy, where pixels are ignored."""
 
+from ._installed import check_installed
+
+check_installed("segmentation")
+
 from typing import Any
 
 from mmseg.models.losses import CrossEntropyLoss
@@ -31,7 +35,7 @@ def weighted_cross_entropy(
     ignore_index: int = -100,
     **kwargs: Any,
 ) -> Tensor:
-    """mmseg's cross-entropy, whose mean is PyTorch's: weighted by the classes of the pixels that are not ignored.
+    """Compute mmseg's cross-entropy, with PyTorch's mean: weighted by the classes of the pixels that are not ignored.
 
     Args:
         pred: Logits [B, classes, H, W].

@@ -1,0 +1,40 @@
+"""The model of a config over our backbones."""
+
+import copy
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from ._installed import enter_scope
+from .backbone import TimmMobileViT
+
+
+def build_model(cfg: Config, name: str) -> Any:
+    """Build a detector or segmentor, with random weights.
+
+    However the config names its backbone, it is the built model that tells whether it is ours.
+
+    Args:
+        cfg: The parsed config. It is not changed.
+        name: What to call it in messages.
+
+    Raises:
+        ValueError: If it has no model, one that cannot be built, or one over another backbone.
+    """
+    refused = f"{name} is no config of a detector or segmentor over TimmMobileViT"
+    if not cfg.get("model"):
+        raise ValueError(f"{refused}: it has no model")
+    enter_scope(cfg)
+    described = copy.deepcopy(cfg.model)
+    if cfg.get("data_preprocessor"):  # which mmengine's runner gives to a model without one
+        described.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
+    try:
+        model = MODELS.build(described)
+    except ImportError:  # it names the extra
+        raise
+    except Exception as error:  # constructors of any model, and the registry, raise nearly anything
+        raise ValueError(f"the model of {name} cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(getattr(model, "backbone", None), TimmMobileViT):
+        raise ValueError(f"{refused}: its backbone is {type(getattr(model, 'backbone', None)).__name__}")
+    return model
