@@ -1,6 +1,5 @@
 """mmengine's runner on machines without a GPU, and on data sets too small for a batch."""
 
-import logging
 import os
 from typing import Any
 
@@ -51,11 +50,11 @@ class MobileViTRunner(Runner):  # type: ignore[misc]
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer's wrapper; without a GPU, one that does not scale losses."""
-        if isinstance(optim_wrapper, dict) and get_device() in _NO_MIXED_PRECISION:
-            if type_name(optim_wrapper.get("type")) == "AmpOptimWrapper":
-                self.logger.log(logging.INFO, "There is no GPU: training in float32 instead of mixed precision.")
-                kept = {key: value for key, value in optim_wrapper.items() if key not in _OF_MIXED_PRECISION}
-                optim_wrapper = {**kept, "type": "OptimWrapper"}
+        mixed = isinstance(optim_wrapper, dict) and type_name(optim_wrapper.get("type")) == "AmpOptimWrapper"
+        if mixed and get_device() in _NO_MIXED_PRECISION:
+            self.logger.info("There is no GPU: training in float32 instead of mixed precision.")
+            kept = {key: value for key, value in optim_wrapper.items() if key not in _OF_MIXED_PRECISION}
+            optim_wrapper = {**kept, "type": "OptimWrapper"}
         return super().build_optim_wrapper(optim_wrapper)
 
     def build_train_loop(self, loop: Any) -> Any:
