@@ -2,7 +2,6 @@
 
 import csv
 import datetime
-import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from timm_mobilevit._files import replacing
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -93,16 +94,10 @@ def file_name(bench: str, device: str, dtypes: Sequence[str]) -> str:
 
 def write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """Write rows of the same columns, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -4,10 +4,8 @@
 network: the scans come with scikit-learn and the model starts from random weights, unless ``--pretrained`` is given.
 """
 
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +27,7 @@ from timm.utils import AverageMeter, random_seed
 
 import timm_mobilevit  # noqa: F401  # registers the models
 from benchmarks.digits_data import write_digits
+from timm_mobilevit._files import filling
 
 CLASSES = [str(digit) for digit in range(10)]
 DATA = Path("output/digits")
@@ -135,11 +134,8 @@ def save(model: torch.nn.Module, folder: Path, data_config: dict[str, Any], *, p
     model_config: dict[str, Any] = {"label_names": CLASSES}
     if not pretrained:  # weights trained from scratch owe nothing to the published ones that timm's table describes
         model_config["pretrained_cfg"] = {"tag": "", "license": "apache-2.0", "origin_url": ""}
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        save_for_hf(model, scratch, model_config=model_config, data_config=data_config, safe_serialization=True)
-        for file in Path(scratch).iterdir():
-            os.replace(file, folder / file.name)
+    with filling(folder) as stage:
+        save_for_hf(model, stage, model_config=model_config, data_config=data_config, safe_serialization=True)
     return folder / WEIGHTS_FILE
 
 

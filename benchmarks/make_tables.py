@@ -4,7 +4,6 @@
 """
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from benchmarks._results import newest, read
 from benchmarks.complexity import count
 from benchmarks.targets import INT8, TARGETS, Target
 from benchmarks.throughput import PRESETS, bench_name
+from timm_mobilevit._files import replacing
 from timm_mobilevit.formats import FORMATS
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS, Weights
@@ -420,9 +420,8 @@ def main() -> None:
             sys.exit(f"out of date: {', '.join(outdated)}: run python -m benchmarks.make_tables")
         return
     for page, text in outdated.items():
-        temporary = (ROOT / page).with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, ROOT / page)
+        with replacing(ROOT / page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

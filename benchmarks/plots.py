@@ -6,7 +6,6 @@ measurements there is none. Drawing needs the extra ``bench``.
 
 import argparse
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from timm_mobilevit._files import replacing
 from timm_mobilevit.formats import FORMATS as EXPORTED
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS
@@ -246,13 +246,10 @@ def write(figure: Figure, measurements: Path, docs: Path = DOCS) -> None:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}):
         canvas = Canvas(figsize=(10, 5), layout="constrained")
         figure.draw(canvas, read(measurements))
-        docs.mkdir(parents=True, exist_ok=True)
         for suffix in FORMATS:
-            path = docs / f"{figure.name}.{suffix}"
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
             metadata = {"Source": source_of(measurements)} | ({"Date": None} if suffix == "svg" else {})
-            canvas.savefig(temporary, format=suffix, dpi=120, metadata=metadata)
-            os.replace(temporary, path)
+            with replacing(docs / f"{figure.name}.{suffix}") as temporary:
+                canvas.savefig(temporary, format=suffix, dpi=120, metadata=metadata)
 
 
 def drawn_from(path: Path) -> str | None:

@@ -1,19 +1,90 @@
-"""Writing files completely or not at all."""
+"""Writing files completely or not at all: the target is checked before the work, and replaced at its end."""
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# Of names beside a target, for as long as it is written. Not of the process number: two containers both have 1.
+HIDDEN = ".timm-mobilevit-"
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+def check_file(path: Path, *, force: bool = True, is_folder: bool = False) -> None:
+    """Refuse a file that cannot be written, before the work for it begins.
+
+    Args:
+        path: The file.
+        force: Whether it may be overwritten.
+        is_folder: Whether it is a folder, as some formats of models are, which is replaced as a whole.
+
+    Raises:
+        ValueError: If it is there and ``force`` is not set, it is of another kind, or its folder is none.
+        OSError: If there is no right to write it.
+
+    Example:
+        >>> import tempfile
+        >>> check_file(Path(tempfile.mkdtemp()))
+        Traceback (most recent call last):
+        ...
+        ValueError: ... is a folder; expected the name of a file to write
+    """
+    if is_folder and os.path.lexists(path) and not os.path.isdir(path):
+        raise ValueError(f"{path} is a file; expected the name of a folder to write")
+    if not is_folder and os.path.isdir(path):
+        raise ValueError(f"{path} is a folder; expected the name of a file to write")
+    if not is_folder and os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is a device or pipe; expected the name of a file to write")
+    if not force and os.path.lexists(path):
+        raise ValueError(f"{path} exists; choose another name with --out, or overwrite it with --force")
+    if os.path.isfile(path):
+        try:
+            with path.open("r+b"):
+                pass
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+    _try(path.parent, path)
+
+
+def check_folder(path: Path, names: Iterable[str] = (), *, force: bool = True) -> None:
+    """Refuse a folder that files cannot be written into, before the work for them begins.
+
+    Args:
+        path: The folder. It need not be there yet.
+        names: Files that will be written, as paths in the folder.
+        force: Whether it may hold something already.
+
+    Raises:
+        ValueError: If it is a file, or holds something and ``force`` is not set, or one of the names is a folder.
+        OSError: If there is no right to write one of them.
+    """
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise ValueError(f"{path} is a file; expected a folder to write to")
+    if not force and os.path.isdir(path) and any(not file.name.startswith(HIDDEN) for file in path.iterdir()):
+        raise ValueError(f"{path} is not empty; choose another folder, or overwrite with --force")
+    _try(path, path)
+    for name in names:
+        check_file(path / name)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside a file to write to; at the end, what was written takes the file's place.
+    """Give a name to write to; at the end, what was written takes a file's place.
 
-    Folders are made where needed. After an error the file is as it was.
+    The name is the file's own, by which libraries know the format, in a hidden folder beside it. Whatever else is
+    written beside it goes along. Folders are made where needed. After an error all is as it was.
 
     Args:
-        path: The file.
+        path: The file, or the folder that is replaced as a whole.
+
+    Raises:
+        OSError: If the disk is full, whatever the writing library raises then.
 
     Example:
         >>> import tempfile
@@ -23,10 +94,198 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> file.read_text(), len(list(file.parent.iterdir()))
         ('done', 1)
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # with its suffix, by which libraries know the format
+    with _staged(path.parent, path) as stage:
+        yield stage / path.name
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder to write to; at the end, its files move into a folder, all or none.
+
+    What is there under other names stays. After an error all is as it was.
+
+    Args:
+        folder: The folder; it is made where needed. The hidden one is in it, since it may be a file system of its own.
+
+    Raises:
+        OSError: If the disk is full, whatever the writing library raises then.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp(), "new")
+        >>> with filling(folder) as stage:
+        ...     for name in ("a.txt", "b.txt"):
+        ...         _ = (stage / name).write_text(name)
+        ...     len(list(folder.glob("[ab].txt")))
+        0
+        >>> sorted(file.name for file in folder.iterdir())
+        ['a.txt', 'b.txt']
+    """
+    with _staged(folder, folder) as stage:
+        yield stage
+
+
+@contextmanager
+def claimed(folder: Path, name: str = "") -> Iterator[None]:
+    """Keep other processes that want the same target from it: they end with an error.
+
+    A process that is killed gives its claim up. The folder is made where needed, and removed if it stays empty.
+
+    Args:
+        folder: The folder that is written to.
+        name: What is written in it, if others may write other things there at the same time.
+
+    Raises:
+        OSError: If another process has the claim, or there is no right to write to the folder.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with claimed(folder), claimed(folder):
+        ...     pass
+        Traceback (most recent call last):
+        ...
+        BlockingIOError: another process is writing ...; wait until it has ended, or choose another place
+    """
+    with _made(folder):
+        path = folder / f"{HIDDEN}{zlib.crc32(name.encode()):08x}.lock"
+        try:
+            file = _lock(path)
+        except (BlockingIOError, FileExistsError) as error:
+            raise BlockingIOError(
+                f"another process is writing {folder / name}; wait until it has ended, or choose another place"
+            ) from error
+        except OSError as error:
+            raise _cannot_write(folder / name, error) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # before the lock is given up: _lock looks whether the file is still there
+            os.close(file)
+
+
+def _lock(path: Path) -> int:
+    """Open a file and lock it; the lock ends with the process."""
     try:
-        yield temporary
-        os.replace(temporary, path)
+        import fcntl
+    except ImportError:  # Windows: a file that is there as long as it is open
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_TEMPORARY)  # type: ignore[attr-defined]
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise
+        except OSError:  # a file system without locks
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        os.close(file)  # its owner has removed it meanwhile
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; what stays empty of them is removed at the end."""
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # one that is not empty
+            for path in missing:
+                path.rmdir()
+
+
+@contextmanager
+def _staged(folder: Path, target: Path) -> Iterator[Path]:
+    with _made(folder):
+        try:
+            stage = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=folder))
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+        try:
+            yield stage
+            _move(stage, folder)
+        except Exception as error:
+            if refusal := _refusal(error, stage):
+                raise _cannot_write(target, refusal) from error
+            raise
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move(stage: Path, folder: Path) -> None:
+    """Move everything in one folder to another, over what is there: all of it or, after an error, none.
+
+    What is replaced is moved away first, so that a process that is killed meanwhile leaves no mix of old and new.
+    """
+    names = sorted(os.listdir(stage))
+    for name in names:
+        if os.path.lexists(folder / name) and (folder / name).is_dir() != (stage / name).is_dir():
+            raise ValueError(f"{folder / name} is {'a folder' if (folder / name).is_dir() else 'no folder'}")
+    if len(names) == 1 and not (stage / names[0]).is_dir():
+        os.replace(stage / names[0], folder / names[0])  # in one step
+        return
+    old = stage / HIDDEN
+    old.mkdir()
+    try:
+        for name in names:
+            if os.path.lexists(folder / name):
+                os.replace(folder / name, old / name)
+        for name in names:
+            os.replace(stage / name, folder / name)
+    except BaseException:
+        for name in names:
+            if not os.path.lexists(stage / name):
+                os.replace(folder / name, stage / name)
+            if os.path.lexists(old / name):
+                os.replace(old / name, folder / name)
+        raise
+
+
+def _try(folder: Path, target: Path) -> None:
+    """Make a folder, and a file in it if that is the target, inside a hidden folder that is removed again.
+
+    That holds in practice: root has all rights, and cannot write to a file system that is read-only.
+    """
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not os.path.isdir(there):
+        raise ValueError(f"cannot write {target}: {there} is no folder")
+    try:
+        with tempfile.TemporaryDirectory(prefix=HIDDEN, dir=there) as scratch:
+            trial = Path(scratch) / folder.relative_to(there)
+            trial.mkdir(parents=True, exist_ok=True)
+            if target != folder:
+                (trial / target.name).touch()
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+
+
+def _refusal(error: Exception, stage: Path) -> OSError | None:
+    """Find out whether the disk is why a library could not write, each of which raises something else then."""
+    if isinstance(error, OSError):
+        return error if error.errno in _NO_ROOM and error.filename is None else None
+    if isinstance(error, ValueError):
+        return None
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # what is written in Rust, such as safetensors
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    try:
+        for file in stage.rglob("*"):
+            if file.is_file():
+                with file.open("ab") as more:
+                    more.write(bytes(1 << 20))
+    except OSError as refusal:
+        return refusal
+    return None
+
+
+def _cannot_write(path: Path, error: OSError) -> OSError:
+    kind = type(OSError(error.errno, "")) if error.errno else OSError  # PermissionError and the like
+    failure: OSError = kind(f"cannot write {path}: {error.strerror or error}")
+    failure.errno = error.errno
+    return failure

@@ -24,6 +24,8 @@ class Format:
         takes: Options of ``timm-mobilevit export`` that not every format has.
         timmx: Options of timmx, None where this package writes the file.
         timmx_half: Further ones for weights in float16.
+        is_folder: Whether it is a directory.
+        has_metadata: Whether it says itself what it was made from; otherwise a JSON file beside it does.
         siblings: Endings of further files that belong to it.
         leftovers: Files in its directory that only the writer needs; they may hold paths of the machine.
     """
@@ -36,6 +38,8 @@ class Format:
     takes: frozenset[str] = frozenset()
     timmx: Mapping[str, Any] | None = None
     timmx_half: Mapping[str, Any] = field(default_factory=dict)
+    is_folder: bool = False
+    has_metadata: bool = False
     siblings: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
 
@@ -49,7 +53,12 @@ _ONNX = frozenset(
 
 FORMATS = {
     "onnx": Format(
-        "ONNX", ".onnx", ("onnx", "onnxscript"), runtime="onnxruntime", takes=_DENSE | _HALF | _INT8 | _ONNX
+        "ONNX",
+        ".onnx",
+        ("onnx", "onnxscript"),
+        runtime="onnxruntime",
+        takes=_DENSE | _HALF | _INT8 | _ONNX,
+        has_metadata=True,
     ),
     "coreml": Format(
         "Core ML",
@@ -57,6 +66,8 @@ FORMATS = {
         ("coremltools",),
         unverified="Core ML runs on Apple's systems only",
         takes=_DENSE | {"--raw"},
+        is_folder=True,
+        has_metadata=True,
     ),
     "executorch": Format("ExecuTorch", ".pte", ("executorch",), runtime="executorch", takes=_DENSE | _INT8),
     "openvino": Format(
@@ -86,6 +97,7 @@ FORMATS = {
         takes=_HALF,
         timmx={"fp16": False, "verify": False},
         timmx_half={"fp16": True},
+        is_folder=True,
         leftovers=("model_ncnn.py",),
     ),
     # What timmx itself compares, it compares more loosely than this package does.
@@ -99,7 +111,12 @@ FORMATS = {
         timmx_half={"mode": "fp16"},
     ),
     "coreai": Format(
-        "Core AI", ".aimodel", ("timmx", "coreai_torch"), unverified="Core AI runs on Apple's systems only", timmx={}
+        "Core AI",
+        ".aimodel",
+        ("timmx", "coreai_torch"),
+        unverified="Core AI runs on Apple's systems only",
+        timmx={},
+        is_folder=True,
     ),
 }
 

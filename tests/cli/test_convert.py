@@ -192,7 +192,6 @@ def test_a_file_as_target_is_refused(cvnets_file, tmp_path):
 
 def test_a_failed_write_leaves_nothing_behind(cvnets_file, tmp_path, monkeypatch):
     def fail(model, folder, **_):
-        folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("no space left on device")
 

@@ -13,6 +13,7 @@ from timm_mobilevit._version import __version__
 
 from . import attention, card, config, convert, evaluate, export, info, inspect, list_models, predict, recipe, verify
 from ._errors import one_line_errors
+from ._signals import ending_on_signals
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,4 +84,5 @@ app.add_typer(_recipes, name="recipe")
 
 def main() -> None:
     """Run the command line with the arguments of this process."""
-    app(prog_name="timm-mobilevit")
+    with ending_on_signals():
+        app(prog_name="timm-mobilevit")

@@ -1,26 +1,13 @@
 """Writing a model as a directory that timm loads and the Hugging Face Hub takes."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from timm.models import save_for_hf
 from torch import nn
 
+from .._files import filling
 from ._labels import class_names
-
-
-def check_target(out: Path, *, force: bool = False) -> None:
-    """Refuse a target that would overwrite something.
-
-    Raises:
-        ValueError: If ``out`` is a file, or a directory that is not empty and ``force`` is not set.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; expected a directory to write to")
-    if not force and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; choose another directory, or overwrite with --force")
 
 
 def write_directory(
@@ -34,8 +21,7 @@ def write_directory(
 ) -> None:
     """Write ``model.safetensors`` and ``config.json``.
 
-    Nothing half-written stays behind: the files are written beside ``out`` and then moved. Other files in ``out``
-    stay.
+    Nothing half-written stays behind, and never one of the two without the other. Other files in ``out`` stay.
 
     Args:
         model: A timm model.
@@ -61,17 +47,7 @@ def write_directory(
     model_config = {"label_names": class_names(model, labels)} if labels else {}
     data_config = {"img_size": img_size, "crop_pct": crop_pct}
 
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = out.with_name(f".{out.name}.{os.getpid()}.new")
-    try:
-        save_for_hf(model, new, model_config=model_config, safe_serialization=True, data_config=data_config)
+    with filling(out) as stage:
+        save_for_hf(model, stage, model_config=model_config, safe_serialization=True, data_config=data_config)
         # safetensors writes a file for the owner's eyes only; give it the permissions that any new file gets.
-        (new / "model.safetensors").chmod((new / "config.json").stat().st_mode)
-        if out.exists():
-            for file in new.iterdir():
-                os.replace(file, out / file.name)
-        else:
-            os.replace(new, out)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+        (stage / "model.safetensors").chmod((stage / "config.json").stat().st_mode)

@@ -6,8 +6,8 @@ import torch
 
 from .._files import replacing
 from ..configs import find_config
-from ..weights.checkpoint import read_checkpoint
 from ..weights.pretrained import ChannelOrder
+from ._checkpoint import read_saying_which
 
 
 def write_mm_checkpoint(
@@ -17,31 +17,25 @@ def write_mm_checkpoint(
     *,
     channel_order: ChannelOrder | None = None,
     entry: str | None = None,
-    force: bool = False,
 ) -> None:
     """Convert a detection or segmentation checkpoint for the model of a config.
 
     Args:
         src: Checkpoint of CVNets, CoreNet or MobileViTv3, or of a training with the config.
         config: Config of the detector or segmentor, a file or the name of an installed one.
-        out: File to write, ``.pth``.
+        out: File to write; an existing one is replaced.
         channel_order: Order of the checkpoint's input channels, where it is not the known one.
         entry: The entry of the file that holds the weights, as ``read_checkpoint`` takes it.
-        force: Whether ``out`` may be overwritten.
 
     Raises:
         ImportError: If the extra mm is not installed.
-        ValueError: If ``out`` is no place to write to, or the checkpoint does not belong to the config.
+        ValueError: If the checkpoint does not belong to the config.
         FileNotFoundError: If a file is missing.
     """
-    if out.suffix != ".pth":
-        raise ValueError(f"with --config, --out is the .pth file to write, got {out}")
-    if out.exists() and not force:
-        raise ValueError(f"{out} exists; choose another name, or overwrite it with --force")
     path = find_config(config)
     from ..mm.convert import convert_for, dataset_meta
 
-    state_dict = convert_for(path, read_checkpoint(src, entry), channel_order)
+    state_dict = convert_for(path, read_saying_which(src, entry).state_dict, channel_order)
     # What mmdet's and mmseg's inferencers label and colour their results by.
     content = {"state_dict": state_dict, "meta": {"dataset_meta": dataset_meta(path)}}
     with replacing(out) as temporary:

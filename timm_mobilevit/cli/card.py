@@ -31,7 +31,7 @@ def card(
         raise typer.BadParameter("--push and --checkpoint go together: the weights are uploaded with their card")
     if push and out:
         raise typer.BadParameter("--push and --out exclude each other")
-    from .._files import replacing
+    from .._files import check_folder, replacing
     from ..evaluation.card import model_card, push_model
     from ._registry import find_names
 
@@ -42,6 +42,7 @@ def card(
         typer.echo(str(model_card(model)))
         return
     names = find_names(model, tags=True)
+    check_folder(out, [f"{name}.md" for name in names])
     for name in names:
         with replacing(out / f"{name}.md") as temporary:
             temporary.write_text(str(model_card(name)), encoding="utf-8")

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ._options import model_names
+from ..formats import is_exported
+from ._options import Entry, model_names
 
 EXAMPLES = (
     "timm-mobilevit convert checkpoint_ema_best.pt --arch mobilevitv3_s --tag micron_in1k --out mobilevitv3_s",
@@ -16,6 +17,9 @@ EXAMPLES = (
     "timm-mobilevit convert my_bgr_training.pt --arch mobilevitv2_1_0 --channel-order bgr --out converted",
     "timm-mobilevit convert coco-ssd-mobilevitv2-1.0.pt --config ssdlite_mobilevitv2-1.0 --out ssdlite.pth",
 )
+
+# Of checkpoints, which other commands, and people, would take the folder for.
+_FILE_ENDINGS = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors")
 
 
 class Format(str, Enum):
@@ -36,6 +40,7 @@ class ChannelOrder(str, Enum):
 
 
 def convert(
+    context: typer.Context,
     src: Annotated[Path, typer.Argument(help="Checkpoint: .pt, .pth, .pth.tar, .bin or .safetensors.")],
     out: Annotated[
         Path, typer.Option(help="Directory to write model.safetensors and config.json to; with --config, a .pth file.")
@@ -73,13 +78,7 @@ def convert(
         str | None,
         typer.Option(help="What stands before the model's names, if the file holds several.", show_default=False),
     ] = None,
-    entry: Annotated[
-        str | None,
-        typer.Option(
-            help="Entry of the checkpoint to take, where several hold weights and nobody knows the trainer.",
-            show_default=False,
-        ),
-    ] = None,
+    entry: Entry = None,
     tag: Annotated[
         str,
         typer.Option(
@@ -106,9 +105,7 @@ def convert(
     The directory written is what timm.create_model("local-dir:DIR", pretrained=True) loads and what
     timm.models.push_to_hf_hub uploads.
     """
-    from ._checkpoint import model_from_file
-    from ._export import check_target, write_directory
-    from ._registry import split_name
+    from ._targets import reserve_file, reserve_folder
 
     order: Any = channel_order.value if channel_order else None
     if arch and config:
@@ -116,12 +113,21 @@ def convert(
     if tag and not arch:
         raise typer.BadParameter("--tag goes with --arch")
     if config:
+        if out.suffix != ".pth":
+            raise ValueError(f"with --config, --out is the .pth file to write, got {out}")
+        reserve_file(context, out, force=force)
         from ._mm import write_mm_checkpoint
 
-        write_mm_checkpoint(src, config, out, channel_order=order, entry=entry, force=force)
+        write_mm_checkpoint(src, config, out, channel_order=order, entry=entry)
         typer.echo(f"Wrote {out}: a checkpoint for tools/test.py {config}")
         return
-    check_target(out, force=force)
+    if is_exported(out) or out.suffix in _FILE_ENDINGS:
+        raise ValueError(f"--out is the folder to write, but {out.name} is the name of a file")
+    reserve_folder(context, out, ("config.json", "model.safetensors"), force=force)
+    from ._checkpoint import model_from_file
+    from ._export import write_directory
+    from ._registry import split_name
+
     if arch:
         arch, tag = split_name(f"{arch}.{tag}" if tag else arch)
     layout: Any = source.value

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..formats import is_exported
 from ._options import (
     Amp,
     BatchSize,
     Checkpoint,
     CropPct,
     Device,
+    Entry,
     ImgSize,
     Json,
     Limit,
@@ -23,6 +25,7 @@ from ._options import (
     Workers,
     check_model_is_named,
 )
+from ._targets import reserve_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,9 +48,11 @@ class ChannelOrders(str, Enum):
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Folder with one folder of images per class, or with one per split.")],
     model: Model = "",
     checkpoint: Checkpoint = None,
+    entry: Entry = None,
     split: Split = "validation",
     channel_order: Annotated[
         ChannelOrders | None,
@@ -71,13 +76,15 @@ def evaluate(
 ) -> None:
     """Measure top-1 and top-5 accuracy with the preprocessing that belongs to the weights."""
     check_model_is_named(model, checkpoint)
+    if out:
+        reserve_folder(context, out, ("evaluate.json", "evaluate.csv"), claim="evaluate")
     from timm.data import resolve_input_data_config
 
     from ..evaluation.accuracy import better_order, write_results
     from ..evaluation.accuracy import evaluate as measure
     from ._images import usable_device
 
-    network = _load_model(model, checkpoint, as_it_is=channel_order is not None)
+    network = _load_model(model, checkpoint, entry, as_it_is=channel_order is not None)
     orders: Any = (
         ["rgb", "bgr"] if channel_order is ChannelOrders.both else [(channel_order or ChannelOrders.rgb).value]
     )
@@ -107,20 +114,26 @@ def evaluate(
     }
     if channel_order is ChannelOrders.both:
         document["better"] = better_order(accuracies)
-    if out:
-        rows = [{"model": document["model"], "data": str(data), **row} for row in document["results"]]
-        write_results(out, "evaluate", document, rows)
-    if as_json:
-        typer.echo(json.dumps(document, indent=2))
-        return
+    try:  # first on the screen, which outlives a full disk; and in the files where the screen is a pipe that has ended
+        if as_json:
+            typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        else:
+            _show(accuracies)
+            if channel_order is ChannelOrders.both:
+                file = checkpoint if checkpoint and not checkpoint.is_dir() else None
+                typer.echo(_verdict(document["better"], file))
+    finally:
+        if out:
+            rows = [{"model": document["model"], "data": str(data), **row} for row in document["results"]]
+            write_results(out, "evaluate", document, rows)
+
+
+def _show(accuracies: "list[Accuracy]") -> None:
     for accuracy in accuracies:
         typer.echo(
             f"{accuracy.channel_order}: top-1 {accuracy.top1:.2f} % (± {accuracy.standard_error:.2f}), "
             f"top-5 {accuracy.top5:.2f} %, {accuracy.images:,} images"
         )
-    if channel_order is ChannelOrders.both:
-        file = checkpoint if checkpoint and not checkpoint.is_dir() else None
-        typer.echo(_verdict(document["better"], file))
 
 
 def describe(accuracy: "Accuracy") -> dict[str, Any]:
@@ -154,14 +167,14 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _load_model(name: str, checkpoint: Path | None, *, as_it_is: bool) -> "nn.Module":
+def _load_model(name: str, checkpoint: Path | None, entry: str | None, *, as_it_is: bool) -> "nn.Module":
     from ._checkpoint import load_model, model_from_file
     from ._registry import split_name
 
-    if checkpoint and as_it_is and not checkpoint.is_dir():
+    if checkpoint and as_it_is and not checkpoint.is_dir() and not is_exported(checkpoint):
         arch, tag = split_name(name)
-        return model_from_file(checkpoint, arch, tag=tag, channel_order="rgb")  # "rgb" reverses nothing
-    return load_model(name, checkpoint, True)
+        return model_from_file(checkpoint, arch, tag=tag, channel_order="rgb", entry=entry)  # "rgb" reverses nothing
+    return load_model(name, checkpoint, True, entry)
 
 
 def _verdict(better: str | None, file: Path | None) -> str:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..formats import FORMATS
+from ._options import Entry
+from ._targets import reserve_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +47,7 @@ def _format_name(name: str) -> str:
 
 
 def export(
+    context: typer.Context,
     out: Annotated[
         Path,
         typer.Option(help=f"What to write: a name that ends in {', '.join(form.ending for form in FORMATS.values())}."),
@@ -68,8 +72,9 @@ def export(
         Path | None,
         typer.Option(help="Weights to use instead of the published ones: a file in any format that `convert` knows."),
     ] = None,
+    entry: Entry = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Use no weights at all, to try a runtime.")
+        bool, typer.Option("--random-weights", help="Use random weights, the same each time, to try a runtime.")
     ] = False,
     config: Annotated[
         str,
@@ -158,6 +163,8 @@ def export(
     """
     if bool(model) == bool(config):
         raise typer.BadParameter("name a model, or a detector or segmentor with --config")
+    if entry is not None and not checkpoint:
+        raise typer.BadParameter("--entry goes with --checkpoint")
     if checkpoint and random_weights:
         raise typer.BadParameter("--checkpoint and --random-weights exclude each other")
     if config and backbone:
@@ -195,16 +202,16 @@ def export(
     if refused := [name for name, value in given.items() if value and name not in FORMATS[to].takes]:
         others = [name for name, form in FORMATS.items() if refused[0] in form.takes]
         raise typer.BadParameter(f"{refused[0]} goes with --format {', '.join(others)}; got {to}")
-    if out.exists() and not force:
-        raise ValueError(f"{out} exists; choose another name, or overwrite it with --force")
+    from ..export._target import check_target
 
-    network: Any = _load_config(config, checkpoint, random_weights) if config else None
+    reserve_file(context, out, force=force, check=partial(check_target, to=to))
+    network: Any = _load_config(config, checkpoint, entry, random_weights) if config else None
     is_detector = network is not None and network.export_metadata["task"] == "object-detection"
     if (argmax and is_detector) or (raw and not is_detector):
         raise typer.BadParameter("--raw is for detectors, --argmax for segmentors")
     suppress = is_detector and not raw
     if network is None:
-        network = _load_model(model, checkpoint, random_weights)
+        network = _load_model(model, checkpoint, entry, random_weights)
         size = network.pretrained_cfg["input_size"]
         if backbone:
             from timm.models._features import FeatureGetterNet  # timm.models does not pass it on
@@ -265,15 +272,15 @@ def _read_labels(path: Path) -> list[str]:
     return read_labels(path)
 
 
-def _load_model(name: str, checkpoint: Path | None, random_weights: bool) -> "nn.Module":
+def _load_model(name: str, checkpoint: Path | None, entry: str | None, random_weights: bool) -> "nn.Module":
     from ._checkpoint import load_model
 
     directory = Path(name.removeprefix("local-dir:"))
     if directory.is_dir():
         if checkpoint or random_weights:
             raise ValueError(f"{directory} holds weights of its own; to use others, name the architecture")
-        return load_model("", directory, True)
-    network = load_model(name, checkpoint, not random_weights)
+        return load_model("", directory, True, entry)
+    network = load_model(name, checkpoint, not random_weights, entry)
     if checkpoint or random_weights:
         cfg: Any = network.pretrained_cfg
         for key in ("tag", "license", "origin_url"):  # they say nothing about these weights
@@ -281,12 +288,13 @@ def _load_model(name: str, checkpoint: Path | None, random_weights: bool) -> "nn
     return network
 
 
-def _load_config(config: str, checkpoint: Path | None, random_weights: bool) -> "nn.Module":
+def _load_config(config: str, checkpoint: Path | None, entry: str | None, random_weights: bool) -> "nn.Module":
     if not checkpoint and not random_weights:
         raise ValueError("a config has no weights: name them with --checkpoint, or say --random-weights")
     from ..export.mm import load_exportable
+    from ._checkpoint import load_dense
 
-    return load_exportable(config, str(checkpoint) if checkpoint else None)
+    return load_dense(load_exportable, config, checkpoint, entry)
 
 
 def _indices(text: str) -> list[int]:

@@ -7,6 +7,7 @@ import typer
 
 from .. import recipes
 from .._files import replacing
+from ._targets import reserve_file
 
 EXAMPLES = (
     "timm-mobilevit recipe list",
@@ -44,17 +45,15 @@ def show(name: Name) -> None:
 
 
 def copy(
+    context: typer.Context,
     name: Name,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write.  [default: NAME.yaml]", dir_okay=False, show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.  [default: NAME.yaml]", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Copy a recipe to a file of your own, for timm's train.py --config FILE."""
     recipe = recipes.find_recipe(name)
     out = out or Path(recipe.name)
-    if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; choose another name with --out, or overwrite it with --force")
+    reserve_file(context, out, force=force)
     with replacing(out) as temporary:
         temporary.write_bytes(recipe.read_bytes())
     typer.echo(out)

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from ._errors import print_error
 from ._options import Amp, BatchSize, Device, Json, Limit, Split, Workers
+from ._targets import reserve_folder
 from .evaluate import describe, progress_bar, versions
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ EXAMPLES = (
 
 
 def verify(
+    context: typer.Context,
     data: Annotated[
         Path | None, typer.Argument(help="ImageNet's validation images, one folder per class.", show_default=False)
     ] = None,
@@ -59,6 +62,8 @@ def verify(
     if data is None:
         typer.echo("\n".join(_dense_commands(only)))
         return
+    if out:
+        reserve_folder(context, out, ("verify.json", "verify.csv"), claim="verify")
     from ..evaluation.accuracy import evaluate, write_results
     from ._images import usable_device
     from ._registry import find_names
@@ -80,18 +85,21 @@ def verify(
             (accuracy,) = evaluate(network, data, device=where, amp=amp, on_batch=on_batch, **options)
         document["rows"].append(_row(name, **describe(accuracy)))
         if out:  # after each row, so that what took hours outlives an interruption
-            write_results(out, "verify", document, document["rows"])
+            with suppress(OSError):  # a full disk may have room at the end, where an error is one
+                write_results(out, "verify", document, document["rows"])
     rows, absent = document["rows"], document["absent"]
     if not rows:
         raise FileNotFoundError(f"none of {len(absent)} sets of weights is in the cache; --download fetches them")
-    if out:
-        write_results(out, "verify", document, rows)
-    if as_json:
-        typer.echo(json.dumps(document, indent=2))
-    else:
-        _show(rows)
-        if absent:
-            typer.echo(f"Not in the cache, left out: {', '.join(absent)}. --download fetches them.")
+    try:  # first on the screen, as in `evaluate`
+        if as_json:
+            typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        else:
+            _show(rows)
+            if absent:
+                typer.echo(f"Not in the cache, left out: {', '.join(absent)}. --download fetches them.")
+    finally:
+        if out:
+            write_results(out, "verify", document, rows)
     if any(row["error"] for row in rows):
         raise typer.Exit(1)
 
@@ -131,13 +139,16 @@ def _load(name: str, download: bool) -> "nn.Module | None":
 
     import timm
 
+    from ..weights.loading import from_the_file_only
+
     with tempfile.TemporaryDirectory() as work:
         file = find_cached(name, Path(work))
         if file is None and not download:
             return None
         # As a file, so that the hub is not asked whether there is a newer one.
         overlay = {"file": str(file)} if file else None
-        network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        with from_the_file_only():
+            network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     return network
 
 

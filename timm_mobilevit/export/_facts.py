@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from .._files import replacing
 from ._labels import known_class_names
 
 _CFG_KEYS = ("architecture", "tag", "mean", "std", "interpolation", "crop_pct", "crop_mode", "license")
@@ -57,9 +56,8 @@ def facts_file(path: Path) -> Path:
 
 
 def write_facts(path: Path, facts: dict[str, Any]) -> None:
-    """Write the JSON file beside an exported one."""
-    with replacing(facts_file(path)) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write the JSON file beside an exported one that is not in its place yet: both are moved there together."""
+    facts_file(path).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_facts(path: Path) -> dict[str, Any]:

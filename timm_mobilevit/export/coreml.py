@@ -3,13 +3,13 @@
 import copy
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from .._files import replacing
 from .._version import __version__
 from ..inference.optimize import optimize_for_inference
 from ._compare import output_names
@@ -17,6 +17,7 @@ from ._facts import find_facts
 from ._interface import WithInterface
 from ._labels import known_class_names
 from ._program import trace
+from ._target import check_target
 from ._vision import CONFIDENCE, COORDINATES, ForVision, with_suppression
 from .final_outputs import suppresses_classes_together
 
@@ -74,8 +75,7 @@ def export_coreml(
         ) from error
 
     path = Path(path)
-    if path.suffix != ".mlpackage" or path.is_file():
-        raise ValueError(f"expected a directory to write that ends in .mlpackage, got {path}")
+    check_target(path, "coreml")
     colours = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}
     if input_size[0] not in colours:
         raise ValueError(f"Core ML takes images of one channel or three, got input_size={input_size!r}")
@@ -123,13 +123,8 @@ def export_coreml(
         package.user_defined_metadata[f"{_PREVIEW}.type"] = "imageSegmenter"
         package.user_defined_metadata[f"{_PREVIEW}.params"] = json.dumps(shown)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as scratch:
-        new = Path(scratch, path.name)
-        package.save(str(new))
-        if path.exists():
-            os.replace(path, Path(scratch, "old.mlpackage"))  # a directory that is not empty cannot be replaced
-        os.replace(new, path)
+    with replacing(path) as temporary:
+        package.save(str(temporary))
 
 
 _PREVIEW = "com.apple.coreml.model.preview"  # coremltools' guide, "Xcode Model Preview Types"

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from .._files import replacing
-from ..formats import FORMATS
 from ._calibration import NUM_COMPARED, calibration_images, check_correlation
 from ._compare import TOLERANCE, as_list, check_outputs, make_images, output_names
 from ._facts import find_facts, write_facts
 from ._program import trace
+from ._target import check_target
 from ._xnnpack import FOR_XNNPACK
 from .quantize import QuantizationLoss
 from .runtimes import open_file
@@ -60,9 +60,9 @@ def export_executorch(
 
     Raises:
         ImportError: If the extra ``executorch`` is not installed.
-        ValueError: If the path has another ending, the number of labels is not that of the classes, or the size is none
-            or one that the model refuses; or the folder has no images, or the outputs with eight bits have a
-            correlation below 0.8 with the model's.
+        ValueError: If the path has another ending or is a folder, the number of labels is not that of the classes, or
+            the size is none or one that the model refuses; or the folder has no images, or the outputs with eight bits
+            have a correlation below 0.8 with the model's.
         FileNotFoundError: If there is no such folder.
         RuntimeError: If the program does not compute what the model computes. It is not kept.
     """
@@ -76,8 +76,7 @@ def export_executorch(
         ) from error
 
     path = Path(path)
-    if not path.name.endswith(FORMATS["executorch"].ending):
-        raise ValueError(f"expected a name that ends in {FORMATS['executorch'].ending} for ExecuTorch, got {path}")
+    check_target(path, "executorch")
     facts = find_facts(model, input_size, labels)
     images = calibration_images(facts, Path(calibration)) if calibration is not None else []
     rewrite = partial(_quantize, images=images) if images else None
@@ -107,7 +106,7 @@ def export_executorch(
             result = check_outputs(
                 expected, open_file(temporary)(example.numpy()), output_names(model, len(expected)), TOLERANCE
             )
-    write_facts(path, facts)
+        write_facts(temporary, facts)
     return result
 
 

@@ -20,6 +20,7 @@ from .._files import replacing
 from ..formats import require
 from ._compare import make_images
 from ._facts import read_facts
+from ._target import check_target
 
 # Behind one image's boxes [1, A, 4], as fractions, and scores [1, A, classes]. What lies outside the image is no
 # candidate; nor, of each class, is what scores less than the best nms_pre.
@@ -113,7 +114,7 @@ def add_suppression(path: str | os.PathLike[str], out: str | os.PathLike[str]) -
         ValueError: If the file is no such one, or its suppression is of another kind.
         RuntimeError: If the file does not find what it should. It is not kept.
     """
-    proto, facts = _open(path, "object-detection", ["boxes", "scores"])
+    proto, facts = _open(path, out, "object-detection", ["boxes", "scores"])
     together = suppresses_classes_together(facts, str(path))
     if _input_shape(proto)[0] != 1:
         raise ValueError(f"detections are of one image, but {path} takes several: export with dynamic_batch=False")
@@ -175,7 +176,7 @@ def add_argmax(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Non
         ValueError: If the file is no such one.
         RuntimeError: If the file does not find what it should. It is not kept.
     """
-    proto, facts = _open(path, "semantic-segmentation", ["logits"])
+    proto, facts = _open(path, out, "semantic-segmentation", ["logits"])
 
     def check(size: tuple[int, int], raw: list[NDArray[Any]], final: list[NDArray[Any]]) -> None:
         if not np.array_equal(raw[0].argmax(axis=1), final[0]):
@@ -235,8 +236,11 @@ def _count(limit: int) -> int | None:
     return limit if limit > 0 else None
 
 
-def _open(path: str | os.PathLike[str], task: str, outputs: list[str]) -> tuple[Any, dict[str, Any]]:
+def _open(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], task: str, outputs: list[str]
+) -> tuple[Any, dict[str, Any]]:
     require("onnx")
+    check_target(Path(out), "onnx")
     import onnx
 
     facts = read_facts(Path(path))

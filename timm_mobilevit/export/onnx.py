@@ -21,6 +21,7 @@ from ._half import to_half
 from ._interface import WithInterface
 from ._opset17 import to_opset_17
 from ._program import check_input_size
+from ._target import check_target
 
 OLDEST_OPSET = 17
 _EXPORTER_OPSET = 18  # what torch's exporter writes; it only converts to newer ones
@@ -54,7 +55,7 @@ def export_onnx(
 
     Args:
         model: A timm model, a ``features_only`` one, or a network of ``timm_mobilevit.export.mm``.
-        path: File to write; an existing one is replaced.
+        path: File to write, whose name ends in ``.onnx``; an existing one is replaced.
         input_size: Channels, height and width of the images that the export runs on.
         dynamic_batch: Whether the file takes any number of images; otherwise one.
         dynamic_size: Whether the file takes images of any size; otherwise ``input_size``.
@@ -77,8 +78,9 @@ def export_onnx(
 
     Raises:
         ImportError: If the extra ``onnx`` is not installed.
-        ValueError: If an argument has a value that it does not take, the model has no logits for ``softmax`` or does
-            not say its mean and standard deviation for ``image_input``, or it cannot be exported for any size.
+        ValueError: If the path has another ending or is a folder, an argument has a value that it does not take, the
+            model has no logits for ``softmax`` or does not say its mean and standard deviation for ``image_input``, or
+            it cannot be exported for any size.
         RuntimeError: If the file does not compute what the model computes. It is not kept.
 
     Example:
@@ -91,6 +93,7 @@ def export_onnx(
         (3, 10)
     """
     require("onnx")
+    check_target(Path(path), "onnx")
     check_input_size(input_size)
     if opset < OLDEST_OPSET:
         raise ValueError(f"opset must be {OLDEST_OPSET} or newer, got {opset}")

@@ -14,12 +14,14 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from .._files import replacing
 from ..formats import FORMATS, require
 from ..network.model import MobileViT
 from ._calibration import NUM_COMPARED, calibration_images, check_correlation
 from ._compare import HALF_TOLERANCE, TOLERANCE, as_list, check_outputs, make_images, output_names
 from ._facts import find_facts, write_facts
 from ._program import check_input_size
+from ._target import check_target
 from .quantize import QuantizationLoss
 from .runtimes import open_file
 
@@ -70,8 +72,7 @@ def export_with_timmx(
     if to not in ours:
         raise ValueError(f"timmx is used for {', '.join(ours)}; got {to!r}")
     form = FORMATS[to]
-    if not path.name.endswith(form.ending):
-        raise ValueError(f"expected a name that ends in {form.ending} for {form.title}, got {path}")
+    check_target(path, to)
     if not isinstance(model, MobileViT):
         raise ValueError(
             f"{form.title} takes a classifier of this package, got {type(model).__name__}; backbones, detectors and "
@@ -87,8 +88,7 @@ def export_with_timmx(
         expected = as_list(model(images))  # what the model itself has to say about its input comes first
     facts = find_facts(model, input_size, labels)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+    with replacing(path) as target, tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         new = Path(scratch, path.name)
         _write(model, new, to, input_size, {**(form.timmx or {}), **(form.timmx_half if half else {})})
         difference: float | QuantizationLoss | None = None
@@ -101,12 +101,9 @@ def export_with_timmx(
                 output_names(model, len(expected)),
                 HALF_TOLERANCE if half else TOLERANCE,
             )
-        for sibling in form.siblings:
-            os.replace(new.with_suffix(sibling), path.with_suffix(sibling))
-        if path.is_dir():
-            os.replace(path, Path(scratch, "old"))  # a directory that is not empty cannot be replaced
-        os.replace(new, path)
-    write_facts(path, facts)
+        for file in (new, *(new.with_suffix(sibling) for sibling in form.siblings)):
+            os.replace(file, target.with_name(file.name))  # and nothing else that the writer has left
+        write_facts(target, facts)
     return difference
 
 
@@ -115,7 +112,7 @@ def _write(model: MobileViT, path: Path, to: str, input_size: tuple[int, int, in
     import timmx
     from timmx.errors import TimmxError
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         save_for_hf(model, folder, safe_serialization=True)
         with _kept_back(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own tracer, mostly

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,9 @@ def from_release(page: str, folder: str, kept: Path, work: Path) -> Source:
 def tidy(kept: Path, wanted: Collection[str]) -> None:
     """Delete kept archives that hold none of the wanted folders, and what a killed process left."""
     for file in kept.iterdir() if kept.is_dir() else ():
-        if not ARCHIVE.fullmatch(file.name) or folders(file).isdisjoint(wanted):
+        if file.is_dir():
+            shutil.rmtree(file)
+        elif not ARCHIVE.fullmatch(file.name) or folders(file).isdisjoint(wanted):
             file.unlink()
 
 

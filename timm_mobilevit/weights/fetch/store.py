@@ -10,7 +10,7 @@ from huggingface_hub import cached_assets_path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..._files import replacing
+from ..._files import filling
 from ..._version import __version__
 from ..pretrained import Weights
 
@@ -99,9 +99,8 @@ class Entry:
             "checkpoint_sha256": sha256(source.checkpoint),
             "package_version": __version__,
         }
-        with replacing(self.weights) as file:
+        with filling(self.directory) as stage:
+            file = stage / self.weights.name
             save_file({key: value.contiguous() for key, value in state_dict.items()}, file, metadata={"format": "pt"})
             facts["sha256"] = sha256(file)
-        # The record last: without one that matches, the weights count as absent.
-        with replacing(self.record) as file:
-            file.write_text(json.dumps(facts, indent=2) + "\n")
+            (stage / self.record.name).write_text(json.dumps(facts, indent=2) + "\n")
