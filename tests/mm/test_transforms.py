@@ -5,8 +5,9 @@ import pytest
 import torch
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import TRANSFORMS
+from PIL import Image, ImageFilter
 
-from timm_mobilevit.mm.transforms import _overlaps
+import timm_mobilevit.mm  # noqa: F401  registers the transforms
 
 
 class TestTransforms:
@@ -15,46 +16,47 @@ class TestTransforms:
         np.random.seed(0)
 
     def results(self, boxes=((10, 20, 120, 140), (150, 100, 290, 190))):
-        boxes = HorizontalBoxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-        image = np.random.randint(0, 255, (200, 300, 3), dtype=np.uint8)
-        labels = np.arange(len(boxes))
+        """An image of 200×300 whose pixels say where they are: row, column."""
+        image = np.stack([*np.mgrid[:200, :300], np.zeros((200, 300), int)], axis=-1).astype(np.int32)
         return {
             "img": image,
             "img_shape": (200, 300),
-            "gt_bboxes": boxes,
-            "gt_bboxes_labels": labels,
+            "gt_bboxes": HorizontalBoxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
+            "gt_bboxes_labels": np.arange(len(boxes)),
             "gt_ignore_flags": np.zeros(len(boxes), bool),
         }
 
     @pytest.mark.parametrize("mode", [0.1, 0.5, 0.9])
     def test_crop_keeps_its_promise(self, mode):
+        """Some box, not every one, overlaps the crop by the mode; boxes whose centre is outside are gone."""
         crop = TRANSFORMS.build({"type": "SSDCrop", "modes": (mode,)})
-        boxes = ((5, 5, 290, 190), (150, 100, 290, 190))  # one of them large enough for any overlap
-        cropped = 0
+        boxes = np.float64([[5, 5, 290, 190], [0, 0, 6, 6], [150, 100, 290, 190]])
         for _ in range(20):
-            found = crop._random_crop(np.float32(boxes), 200, 300)
-            if found is not None:
-                left, top, right, bottom = found
-                assert min(right - left, bottom - top) >= 100
-                assert 0.5 <= (bottom - top) / (right - left) <= 2
-                assert _overlaps(np.float32(boxes), found).max() >= mode
             after = crop(self.results(boxes))
-            cropped += after["img"].shape != (200, 300, 3)
             height, width = after["img_shape"]
-            kept = after["gt_bboxes"].tensor
-            assert 1 <= len(kept) == len(after["gt_bboxes_labels"]) == len(after["gt_ignore_flags"])
-            assert (kept >= 0).all()
-            assert (kept <= torch.tensor([width, height, width, height])).all()
-        assert cropped
+            assert (height, width) == after["img"].shape[:2] != (200, 300)
+            assert min(height, width) >= 100
+            assert 0.5 <= height / width <= 2
+            top, left = after["img"][0, 0, :2]
+            low, high = np.float64([left, top]), np.float64([left + width, top + height])
+            common = (np.minimum(boxes[:, 2:], high) - np.maximum(boxes[:, :2], low)).clip(0).prod(1)
+            union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + height * width - common
+            assert (common / union).max() >= mode
+            centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+            inside = ((centres > low) & (centres < high)).all(1)
+            assert inside.any()
+            assert after["gt_bboxes_labels"].tolist() == inside.nonzero()[0].tolist()
+            assert len(after["gt_ignore_flags"]) == inside.sum()
+            moved = np.concatenate([boxes[:, :2] - low, boxes[:, 2:] - low], 1)[inside]
+            np.testing.assert_allclose(after["gt_bboxes"].tensor, moved.clip(0, [width, height, width, height]))
 
-    def test_crop_moves_boxes_with_the_image(self):
-        results = self.results(((40, 50, 160, 170),))
-        results["img"][:] = 0
-        results["img"][50:170, 40:160] = 255
-        after = TRANSFORMS.build({"type": "SSDCrop", "modes": (0.5,)})(results)
-        x1, y1, x2, y2 = after["gt_bboxes"].tensor[0].int().tolist()
-        assert (after["img"][y1:y2, x1:x2] == 255).all()
-        assert after["img"].sum() == 255 * 3 * (x2 - x1) * (y2 - y1)
+    def test_sides_of_the_crop(self):
+        """From 0.3 of the image's to all of it; by default not below 100 pixels."""
+        crop = TRANSFORMS.build({"type": "SSDCrop", "modes": (0.01,), "min_size": 0})
+        sizes = np.array([crop(self.results(((0, 0, 300, 200),)))["img"].shape[:2] for _ in range(200)]) / [200, 300]
+        assert (sizes >= 0.295).all()  # whole pixels
+        assert (sizes.min(0) < 0.36).all()
+        assert (sizes.max(0) > 0.94).all()
 
     def test_crop_leaves_alone(self):
         crop = TRANSFORMS.build({"type": "SSDCrop", "modes": (0.0,)})
@@ -68,27 +70,47 @@ class TestTransforms:
         brighter = TRANSFORMS.build({"type": "RandomBrightnessFactor", "factors": (1.5, 1.5), "prob": 1.0})
         assert (brighter({"img": image})["img"] == 150).all()
         assert (brighter({"img": image * 2})["img"] == 255).all()
+        default = TRANSFORMS.build({"type": "RandomBrightnessFactor"})
+        values = [int(default({"img": image})["img"][0, 0, 0]) for _ in range(400)]
+        assert (min(values), max(values)) in [(low, high) for low in (87, 88) for high in (111, 112)]
+        assert 0.4 < values.count(100) / 400 < 0.6
         assert TRANSFORMS.build({"type": "RandomBrightnessFactor", "prob": 0.0})({"img": image})["img"] is image
 
-    def test_blur(self):
+    def test_blur(self, monkeypatch):
         image = np.random.randint(0, 255, (32, 32, 3), dtype=np.uint8)
-        blurred = TRANSFORMS.build({"type": "RandomGaussianBlur", "max_radius": 5.0, "prob": 1.0})({"img": image})[
-            "img"
-        ]
-        assert blurred.dtype == np.uint8
-        assert blurred.std() < image.std()
+        blur = TRANSFORMS.build({"type": "RandomGaussianBlur"})
+        unchanged = [blur({"img": image})["img"] is image for _ in range(200)]
+        assert 0.4 < np.mean(unchanged) < 0.6
+        monkeypatch.setattr(np.random, "uniform", lambda low, high: high)  # the largest radius
+        for options, radius in (({}, 1), ({"max_radius": 5.0}, 5)):
+            blurred = TRANSFORMS.build({"type": "RandomGaussianBlur", "prob": 1.0, **options})({"img": image})["img"]
+            expected = Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))
+            np.testing.assert_array_equal(blurred, np.asarray(expected))
         assert TRANSFORMS.build({"type": "RandomGaussianBlur", "prob": 0.0})({"img": image})["img"] is image
 
     def test_floor_multiple(self):
         shrink = TRANSFORMS.build({"type": "ResizeToFloorMultiple", "size_divisor": 16})
         assert shrink({"img": np.zeros((70, 64, 3), np.uint8)})["img_shape"] == (64, 64)
+        ramp = np.broadcast_to(10.0 * np.arange(20, dtype=np.float32)[:, None, None], (20, 33, 3))
+        shrunk = shrink({"img": np.ascontiguousarray(ramp)})["img"]
+        assert shrunk.shape == (16, 32, 3)
+        rows = 10 * ((np.arange(16) + 0.5) * 20 / 16 - 0.5)  # linear between the centres of pixels
+        np.testing.assert_allclose(shrunk[:, 5, 1], rows, atol=0.1)
         image = np.zeros((64, 32, 3), np.uint8)
         assert shrink({"img": image})["img"] is image
         with pytest.raises(ValueError, match="smaller than size_divisor 16"):
             shrink({"img": np.zeros((8, 64, 3), np.uint8)})
 
     @pytest.mark.parametrize(
-        "name", ["SSDCrop", "RandomBrightnessFactor", "RandomGaussianBlur", "ResizeToFloorMultiple"]
+        ("name", "defaults"),
+        [
+            ("SSDCrop", "modes=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), min_size=100"),
+            ("RandomBrightnessFactor", "factors=(0.875, 1.125), prob=0.5"),
+            ("RandomGaussianBlur", "max_radius=1.0, prob=0.5"),
+            ("ResizeToFloorMultiple", "size_divisor=16"),
+        ],
     )
-    def test_representation(self, name):
-        assert repr(TRANSFORMS.build({"type": name})).startswith(f"{name}(")
+    def test_representation_and_defaults(self, name, defaults):
+        transform = TRANSFORMS.build({"type": name})
+        assert repr(transform) == f"{name}({defaults})"
+        assert getattr(transform, "trials", 40) == 40

@@ -6,10 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.visualization import DetLocalVisualizer
-from mmdet.visualization.palette import get_palette
 from mmengine.dataset import Compose
-from mmseg.visualization import SegLocalVisualizer
 from pycocotools import mask as rle  # type: ignore[import-untyped]
 from torch.utils._pytree import tree_leaves
 
@@ -65,10 +62,7 @@ def predict_dense(
             step.type = "LoadImageFromNDArray"  # read as for all other models
     pipeline = Compose(steps)
     meta = dataset_meta(cfg)
-    colours = meta.get("palette") or get_palette("random", len(meta["classes"]))
-    visualizers = {"detections": DetLocalVisualizer(), "segments": SegLocalVisualizer(alpha=0.6)}
-    for visualizer in visualizers.values():
-        visualizer.dataset_meta = {"classes": meta["classes"], "palette": colours}
+    visualizer = None
     for path, name in zip(images, names, strict=True):
         pixels = load_image(path, "RGB", np.array)
         if isinstance(pixels, str):
@@ -86,10 +80,28 @@ def predict_dense(
             kind, options, found = "detections", {"pred_score_thr": min_score}, _detections(sample, meta["classes"])
         else:
             kind, options, found = "segments", {}, _segments(sample, meta["classes"])
+        visualizer = visualizer or _visualizer(kind, meta)
         with replacing(out / name) as temporary:
-            visualizers[kind].add_datasample(name, pixels, sample, draw_gt=False, out_file=str(temporary), **options)
+            visualizer.add_datasample(name, pixels, sample, draw_gt=False, out_file=str(temporary), **options)
         height, width = pixels.shape[:2]
         yield {"image": str(path), "picture": name, "width": width, "height": height, kind: found}
+
+
+def _visualizer(kind: str, meta: dict[str, Any]) -> Any:
+    """What draws detections or segments: that of mmdet or mmseg, whichever the model comes from."""
+    visualizer: Any
+    if kind == "detections":
+        from mmdet.visualization import DetLocalVisualizer
+
+        visualizer = DetLocalVisualizer()
+    else:
+        from mmseg.visualization import SegLocalVisualizer
+
+        visualizer = SegLocalVisualizer(alpha=0.6)
+    names = meta["classes"]
+    colours = meta.get("palette") or np.random.RandomState(42).randint(0, 256, (len(names), 3)).tolist()  # as mmdet's
+    visualizer.dataset_meta = {"classes": names, "palette": [tuple(colour) for colour in colours]}
+    return visualizer
 
 
 class _Finite:

@@ -1,25 +1,36 @@
 """MobileViT in MMDetection and MMSegmentation: importing this package registers what our configs name.
 
 All a config needs is ``custom_imports = dict(imports=["timm_mobilevit.mm"], allow_failed_imports=False)``.
+
+The backbone and what trains it need MMEngine alone. What belongs to segmentors or detectors is registered where the
+packages it needs are installed; elsewhere, asking for it raises an ImportError that names the extra.
 """
 
-from . import (
-    _installed,  # noqa: F401  first, for its message
-    checkpoint_loader,  # noqa: F401  registers it
-)
-from .anchors import SSDLiteAnchorGenerator
+import importlib
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ._installed import MissingExtraError, check_installed
+
+check_installed("the backbone")
+
+from . import checkpoint_loader  # noqa: F401  registers it
 from .backbone import TimmMobileViT
 from .best_checkpoint import BestCheckpointHook
 from .convert import convert_state_dict
 from .foreign_configs import use_backbone
 from .runner import MobileViTRunner
 from .schedule import WarmUpLR
-from .seg_heads import MobileViTASPPHead, MobileViTPSPHead
-from .seg_tta import MobileViTSegTTAModel
-from .segmentor import MobileViTEncoderDecoder
-from .ssd_head import SSDLiteHead
-from .ssd_neck import SSDLiteNeck
-from .transforms import RandomBrightnessFactor, RandomGaussianBlur, ResizeToFloorMultiple, SSDCrop
+
+if TYPE_CHECKING:
+    from .anchors import SSDLiteAnchorGenerator
+    from .seg_heads import MobileViTASPPHead, MobileViTPSPHead
+    from .seg_tta import MobileViTSegTTAModel
+    from .segmentor import MobileViTEncoderDecoder
+    from .ssd_crop import SSDCrop
+    from .ssd_head import SSDLiteHead
+    from .ssd_neck import SSDLiteNeck
+    from .transforms import RandomBrightnessFactor, RandomGaussianBlur, ResizeToFloorMultiple
 
 __all__ = [
     "BestCheckpointHook",
@@ -40,3 +51,26 @@ __all__ = [
     "convert_state_dict",
     "use_backbone",
 ]
+
+# Modules whose packages may be missing, and what they give to this one.
+_OPTIONAL = {
+    "transforms": ("RandomBrightnessFactor", "RandomGaussianBlur", "ResizeToFloorMultiple"),
+    "seg_heads": ("MobileViTASPPHead", "MobileViTPSPHead"),
+    "seg_tta": ("MobileViTSegTTAModel",),
+    "segmentor": ("MobileViTEncoderDecoder",),
+    "anchors": ("SSDLiteAnchorGenerator",),
+    "ssd_crop": ("SSDCrop",),
+    "ssd_head": ("SSDLiteHead",),
+    "ssd_neck": ("SSDLiteNeck",),
+}
+
+for _module in _OPTIONAL:
+    with suppress(MissingExtraError):
+        importlib.import_module(f".{_module}", __name__)
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _OPTIONAL.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,36 +1,64 @@
-"""Whether OpenMMLab's packages are here, whoever built them."""
+"""Whether OpenMMLab's packages are here, whoever built them, and which part of ``timm_mobilevit.mm`` needs which."""
 
 import importlib
+from typing import Any, Literal
 
-# mmcv's ops too: mmcv without them fails much later, with a message that helps nobody.
-_NEEDED = {
-    "mmengine": "mmengine",
-    "mmcv": "mmcv",
-    "mmcv.ops": "mmcv's ops (a build of mmcv with MMCV_WITH_OPS=1, not mmcv-lite)",
-    "mmdet": "mmdet",
-    "mmseg": "mmsegmentation",
+Part = Literal["the backbone", "augmentations", "segmentation", "detection"]
+
+# What a part imports, and the extras that install it. Without its ops, mmcv fails detection later, in other words.
+_NEEDED: dict[Part, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "the backbone": (("mmengine",), ("seg", "det", "mm")),
+    "augmentations": (("mmengine", "mmcv"), ("seg", "det", "mm")),
+    "segmentation": (("mmengine", "mmcv", "mmseg"), ("seg", "mm")),
+    "detection": (("mmengine", "mmcv", "mmcv.ops", "mmdet"), ("det", "mm")),
 }
+_PART_OF_SCOPE: dict[str, Part] = {"mmseg": "segmentation", "mmdet": "detection"}
+_OPS = (
+    "mmcv has its ops where it was built beside the installed torch: pip install --no-cache-dir --force-reinstall "
+    "--no-deps --no-build-isolation onedl-mmcv"
+)
 
 
-def check_installed() -> None:
-    """Import what ``timm_mobilevit.mm`` stands on.
+class MissingExtraError(ImportError):
+    """A package that a part of ``timm_mobilevit.mm`` needs is missing, or refuses to be imported."""
+
+
+def check_installed(part: Part) -> None:
+    """Import what a part of ``timm_mobilevit.mm`` stands on.
 
     Raises:
-        ImportError: If something is missing or refuses to be imported; the message names all of it, and why.
+        MissingExtraError: If something is missing or refuses to be imported; the message names all of it, why, and the
+            extra that installs it.
     """
-    problems = []
-    for module, name in _NEEDED.items():
+    modules, extras = _NEEDED[part]
+    problems = {}
+    for module in modules:
         try:
             importlib.import_module(module)
         except (ImportError, AssertionError) as error:  # by an assertion, mmdet and mmseg refuse a version of mmcv
-            problems.append((name, error))
+            problems[module] = error
     if problems:
-        found = "; ".join(f"{name}: {error}" for name, error in problems)
-        raise ImportError(
-            f"timm_mobilevit.mm needs OpenMMLab's mmengine, mmcv, mmdet and mmsegmentation, but cannot import {found}. "
-            "Install what is missing, from OpenMMLab or from a fork that has the same module names; "
-            "pip install 'timm-mobilevit[mm]' takes forks for newer versions of Python and PyTorch"
-        ) from problems[0][1]
+        found = "; ".join(f"{module}: {error}" for module, error in problems.items())
+        commands = " or ".join(f"pip install 'timm-mobilevit[{extra}]'" for extra in extras)
+        raise MissingExtraError(
+            f"timm_mobilevit.mm needs {', '.join(modules)} for {part}, but cannot import {found}. Install what is "
+            "missing, from OpenMMLab or from a fork that has the same module names; "
+            f"{commands} takes forks for newer versions of Python and PyTorch"
+            + (f"; {_OPS}" if "mmcv.ops" in problems else "")
+        ) from next(iter(problems.values()))
 
 
-check_installed()
+def enter_scope(config: Any) -> None:
+    """Look names up where a config says, after a look at whether the packages are here.
+
+    Args:
+        config: A ``mmengine.Config``; its ``default_scope`` counts.
+
+    Raises:
+        MissingExtraError: As :func:`check_installed`.
+    """
+    scope = config.get("default_scope") or "mmengine"
+    check_installed(_PART_OF_SCOPE.get(scope, "the backbone"))
+    from mmengine.registry import init_default_scope
+
+    init_default_scope(scope)

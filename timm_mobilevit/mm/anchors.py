@@ -1,5 +1,9 @@
 """Anchors of the reference SSD: fractions of the image, for any image size."""
 
+from ._installed import check_installed
+
+check_installed("detection")
+
 from collections.abc import Sequence
 from typing import Any
 

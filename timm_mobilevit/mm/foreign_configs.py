@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 
 from ..variants import get_variant
+from ._installed import enter_scope
 
 _PREPROCESSING = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "bgr_to_rgb": True}  # RGB in [0, 1]
 _STRIDES = (2, 4, 8, 16, 32)  # of our stages
@@ -95,7 +96,7 @@ def use_backbone(
 
 def _probe(config: Config, backbone: Any) -> tuple[list[int], list[int]]:
     """Channels and strides of the maps that a backbone gives."""
-    init_default_scope(config.get("default_scope") or "mmengine")
+    enter_scope(config)
     # Weights are read by init_weights(), which is not called, or by the constructor if one of these says so.
     plain = {key: value for key, value in backbone.items() if key not in ("init_cfg", "pretrained")}
     with torch.random.fork_rng(devices=[]):

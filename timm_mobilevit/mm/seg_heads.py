@@ -1,5 +1,9 @@
 """The decode heads of the reference: DeepLabv3's and PSPNet's, where mmseg's differ."""
 
+from ._installed import check_installed
+
+check_installed("segmentation")
+
 from typing import Any
 
 import torch

@@ -1,5 +1,9 @@
 """Test-time augmentation of segmentors, those of one output channel too."""
 
+from ._installed import check_installed
+
+check_installed("segmentation")
+
 from typing import Any
 
 import torch

@@ -1,5 +1,9 @@
 """The segmentor of the reference: logits are resized as its evaluation does."""
 
+from ._installed import check_installed
+
+check_installed("segmentation")
+
 import inspect
 from typing import Any, Literal
 

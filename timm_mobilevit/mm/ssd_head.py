@@ -1,5 +1,9 @@
 """The head of the reference SSDLite, and its post-processing."""
 
+from ._installed import check_installed
+
+check_installed("detection")
+
 import warnings
 from collections.abc import Sequence
 from typing import Any

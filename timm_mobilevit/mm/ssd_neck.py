@@ -1,5 +1,9 @@
 """The neck of the reference SSDLite: six levels out of the backbone's last two maps."""
 
+from ._installed import check_installed
+
+check_installed("detection")
+
 from collections.abc import Sequence
 from typing import Any
 
