@@ -11,6 +11,7 @@ from mm_models import KINDS, SMALL, ssd
 from mmengine.model import convert_sync_batchnorm
 from mmengine.registry import MODELS
 from safetensors.torch import save_file
+from timm.layers import DropPath
 from torch import nn
 
 import timm_mobilevit.mm
@@ -123,6 +124,21 @@ class TestBackbone:
         theirs.init_weights()
         assert torch.equal(theirs.stem.conv.weight, detector.backbone.stem.conv.weight)
 
+    def test_channels_and_their_order_of_a_file(self, tmp_path):
+        name = "mobilevitv1_s"
+        weights = timm.create_model(name).state_dict()
+        stem = weights["stem.conv.weight"]
+        torch.save(export_state_dict(weights, name, "cvnets", channel_order="rgb"), tmp_path / "rgb.pt")
+        pretrained = str(tmp_path / "rgb.pt")
+        grey = backbone(f"{name}.cvnets_rangeaugment_in1k", pretrained=pretrained, in_channels=1)
+        for model, expected in (
+            (backbone(f"{name}.cvnets_rangeaugment_in1k", pretrained=pretrained), stem),
+            (backbone(name, pretrained=pretrained), stem.flip(1)),  # the known order of this layout
+            (grey, stem.sum(1, keepdim=True)),
+        ):
+            model.init_weights()
+            torch.testing.assert_close(model.stem.conv.weight.detach(), expected)
+
     def test_weights_of_fewer_stages_are_refused(self, tmp_path):
         torch.save(backbone(out_indices=(1, 2)).state_dict(), tmp_path / "short.pth")
         backbone(out_indices=(0, 2), pretrained=str(tmp_path / "short.pth")).init_weights()
@@ -136,7 +152,11 @@ class TestBackbone:
         assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
         assert model.stages[2].training
         before = model.stem.bn.running_mean.clone()
-        backbone(frozen_stages=0).train()
+        for count, frozen in ((-1, [0, 0, 0]), (0, [1, 0, 0]), (1, [1, 1, 0])):
+            model_ = backbone(frozen_stages=count).train()
+            parts = (model_.stem, *model_.stages[:2])
+            assert [not any(p.requires_grad for p in part.parameters()) for part in parts] == frozen
+            assert [not any(m.training for m in part.modules()) for part in parts] == frozen
         model(torch.rand(2, 3, 64, 64))
         assert torch.equal(model.stem.bn.running_mean, before)
         assert backbone().train().stem.bn.training
@@ -144,18 +164,23 @@ class TestBackbone:
     def test_checkpointing_changes_no_gradient(self):
         model = backbone(norm_eval=True, out_indices=(3, 4)).train()
         x = torch.rand(1, 3, 64, 64)
-        gradients = []
+        gradients, calls = [], []
+        model.stages[4][0].register_forward_pre_hook(lambda *_: calls.append(model.with_cp))
         for model.with_cp in (False, True):
             model.zero_grad()
             sum(out.square().sum() for out in model(x)).backward()
             gradients.append([p.grad.clone() for p in model.parameters()])
+        assert calls == [False, True, True]  # again when gradients are computed
         for a, b in zip(*gradients, strict=True):
             torch.testing.assert_close(a, b)
 
     def test_options_reach_the_network(self):
         model = backbone(proj_drop_rate=0.25, drop_path_rate=0.5, patch_size=(8, 4, 2))
         assert model.stages[2][1].patch_h == 8
+        assert [stage[1].patch_h for stage in model.stages[2:]] == [8, 4, 2]
         assert model.stages[2][1].transformer[0].attn.proj_drop.p == 0.25
+        rates = [part.drop_prob for part in model.modules() if isinstance(part, DropPath)]
+        assert max(rates) == 0.5
 
     def test_sync_batch_norm_keeps_the_activations(self):
         model = backbone()

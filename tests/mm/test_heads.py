@@ -37,6 +37,21 @@ class TestDetector:
         with pytest.raises(ValueError, match="must have two entries"):
             MODELS.build({"type": "mmdet.SSDLiteNeck", "in_channels": (1, 2, 3)})
 
+    def test_initial_values(self):
+        """Xavier's uniform distribution for what lies over the backbone, and biases of 0."""
+        model = ssd(SMALL, num_classes=3)
+        model.init_weights()
+        convs = [
+            conv for part in (model.neck, model.bbox_head) for conv in part.modules() if isinstance(conv, nn.Conv2d)
+        ]
+        assert len(convs) == 2 + 6 + 1 + 5 + 6
+        for conv in convs:
+            inputs, outputs = (conv.weight[0].numel(), len(conv.weight) * conv.weight[0, 0].numel())
+            bound = (6 / (inputs + outputs)) ** 0.5
+            assert 0.97 * bound < conv.weight.abs().max() <= bound
+            assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.06)
+            assert conv.bias is None or not conv.bias.any()
+
     def test_no_projection_where_channels_agree(self):
         neck = MODELS.build({"type": "mmdet.SSDLiteNeck", "in_channels": (192, 256)})
         assert isinstance(neck.projections[1], nn.Identity)
@@ -58,10 +73,11 @@ class TestDetector:
         sizes = (anchors[:, 2:] - anchors[:, :2]) / torch.tensor([width, height])
         assert sizes.max() == pytest.approx(1, abs=1e-5)  # clamped
 
-    def test_loss_is_that_of_the_definition(self):
+    @pytest.mark.parametrize(("boxes", "positives"), [([[4, 4, 30, 40], [20, 10, 60, 60]], 12), ([[1, 2, 4, 6]], 1)])
+    def test_loss_is_that_of_the_definition(self, boxes, positives):
         """Hard negatives three to one per image, divided by the positives of the batch; an empty image adds nothing."""
         model = ssd(SMALL, num_classes=3).eval()
-        samples = detection_samples([[[4, 4, 30, 40], [20, 10, 60, 60]], []])
+        samples = detection_samples([boxes, []])
         maps = model.extract_feat(torch.rand(2, 3, 64, 64))
         losses = model.bbox_head.loss(maps, samples)
         scores, deltas = model.bbox_head(maps)
@@ -75,6 +91,7 @@ class TestDetector:
             i = overlaps[:, j].argmax()
             best[i], matched[i] = 1, j
         positive = best >= 0.5
+        assert positive.sum() == positives
         flat = torch.cat([s.permute(0, 2, 3, 1).reshape(2, -1, 4) for s in scores], dim=1)
         labels = torch.where(positive, gt.labels[matched], 3)
         entropy = nn.functional.cross_entropy(flat[0], labels, reduction="none")

@@ -97,12 +97,12 @@ def test_input_channels_are_adapted(trained):
     torch.testing.assert_close(grey(x), model(x.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
 
 
-def test_file_of_one_channel_stays_so(tmp_path):
-    model = timm.create_model("mobilevitv2_0_5", in_chans=1, num_classes=4).eval()
-    save_file(model.state_dict(), tmp_path / "grey.safetensors")
-    x = torch.rand(1, 1, 64, 64)
-    loaded = from_file("mobilevitv2_0_5", str(tmp_path / "grey.safetensors"), in_chans=1, num_classes=4)
-    torch.testing.assert_close(loaded(x), model(x))
+@pytest.mark.parametrize("channels", [1, 4])
+def test_channels_of_the_file_stay(channels, tmp_path):
+    model = timm.create_model(SMALL, in_chans=channels, num_classes=4).eval()
+    save_file(model.state_dict(), tmp_path / "other.safetensors")
+    loaded = from_file(SMALL, str(tmp_path / "other.safetensors"), in_chans=channels, num_classes=4)
+    assert torch.equal(loaded.stem.conv.weight, model.stem.conv.weight)
 
 
 def test_file_without_classifier(trained, tmp_path):
@@ -145,6 +145,9 @@ def test_the_row_names_the_channel_order(tmp_path):
     for row, expected in (("cvnets_in1k", stem.flip(1)), ("cvnets_rangeaugment_in1k", stem)):
         loaded = from_file(f"{NAME}.{row}", str(tmp_path / "file.pt"), num_classes=10)
         assert torch.equal(loaded.stem.conv.weight, expected)
+        overlay = {"state_dict": torch.load(tmp_path / "file.pt"), "num_classes": 10}
+        read = timm.create_model(f"{NAME}.{row}", pretrained=True, num_classes=10, pretrained_cfg_overlay=overlay)
+        assert torch.equal(read.stem.conv.weight, expected)
     save_file(model.state_dict(), tmp_path / "ours.safetensors")  # timm's layout is RGB whatever the row says
     assert torch.equal(from_file(NAME, str(tmp_path / "ours.safetensors"), num_classes=10).stem.conv.weight, stem)
 
