@@ -6,7 +6,7 @@ import sys
 import pytest
 import timm
 import torch
-from export_models import trained_looking
+from random_weights import randomise
 from torch import nn
 
 import timm_mobilevit
@@ -93,13 +93,13 @@ def check_model(model, write):
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_models_need_few_operators_and_four_dimensions(write, name):
-    check_model(trained_looking(timm.create_model(name, num_classes=10)), write)
+    check_model(randomise(timm.create_model(name, num_classes=10)), write)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(SMALLEST)))
 def test_all_models_need_few_operators_and_four_dimensions(write, name):
-    check_model(trained_looking(timm.create_model(name, num_classes=10)), write)
+    check_model(randomise(timm.create_model(name, num_classes=10)), write)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from random_weights import randomise
 from torch import nn
 
 from benchmarks.complexity import count
@@ -15,16 +16,8 @@ NAMES = timm.list_models(module="mobilevit_zoo")
 
 
 def build(name: str, **kwargs) -> nn.Module:
-    """A model whose batch norms are not the identity that they start as."""
     torch.manual_seed(0)
-    model = timm.create_model(name, **kwargs).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.3, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.3, 0.3)
-    return model
+    return randomise(timm.create_model(name, **kwargs))
 
 
 def convolutions(network: nn.Module) -> list[nn.Module]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from golden_data import reference_weights
+from random_weights import randomise
 from timm.data import resolve_input_data_config
 from torch import nn
 
@@ -26,7 +27,7 @@ SEPARABLE = [name for name in KINDS if VARIANTS[name].separable]
 
 
 def small(name, **kwargs):
-    return timm.create_model(name, num_classes=5, **kwargs).eval()
+    return randomise(timm.create_model(name, num_classes=5, **kwargs))
 
 
 def std_error(actual, expected):
@@ -169,24 +170,6 @@ def test_layer_groups():
     assert model.no_weight_decay() == set()
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_dropouts(name):
-    model = timm.create_model(name, drop_rate=0.5, proj_drop_rate=0.25, attn_drop_rate=0.125, drop_path_rate=0.2)
-    assert model.head.drop.p == 0.5
-    block = model.stages[4][1]
-    layer = block.transformer[0]
-    assert layer.attn.proj_drop.p == layer.mlp.drop.p == 0.25
-    assert getattr(layer.attn.attn_drop, "p", layer.attn.attn_drop) == 0.125
-    assert layer.drop_path.drop_prob == pytest.approx(0.2)
-    assert isinstance(model.stages[0][0].drop_path, nn.Identity)
-    x = torch.rand(2, 3, 64, 64)
-    assert not torch.equal(model(x), model(x))
-    model.eval()
-    plain = timm.create_model(name).eval()
-    plain.load_state_dict(model.state_dict())
-    torch.testing.assert_close(model(x), plain(x))
-
-
 @pytest.mark.parametrize("patch_size", [3, (4, 4, 4), (8, 4, 2), [2, 2, 2]])
 @pytest.mark.parametrize("name", KINDS)
 def test_patch_sizes(name, patch_size):
@@ -305,7 +288,7 @@ def test_exported_program_is_plain(name):
     model, x = small(name), torch.rand(1, 3, 64, 96)
     program = torch.export.export(model, (x,))
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(x), model(x), rtol=0, atol=1e-5)
+        assert std_error(program.module()(x), model(x)) < 1e-5
     shapes = [node.meta["val"].shape for node in program.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
     assert max(map(len, shapes)) <= 4
 

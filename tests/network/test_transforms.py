@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from random_weights import randomise
 from torch import nn
 from torch.func import functional_call, grad, jacfwd, jacrev, replace_all_batch_norm_modules_, stack_module_state, vmap
 from torch.testing import assert_close
@@ -29,11 +30,7 @@ def plain_attention():
 
 def build(name, **kwargs):
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=3, **kwargs).double().eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-    return model
+    return randomise(timm.create_model(name, num_classes=3, **kwargs).double())
 
 
 def loss_of(model):
