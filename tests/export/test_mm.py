@@ -83,7 +83,7 @@ class TestDetector:
     def test_what_cannot_be_exported(self):
         model = detector()
         model.bbox_head = torch.nn.Identity()
-        with pytest.raises(ValueError, match="only a detector with SSDLiteHead can be exported, got Identity"):
+        with pytest.raises(ValueError, match="only a detector with SSDLiteHead can be exported, got a SingleStageDetector with Identity"):
             ExportableDetector(model)
         model = detector()
         model.data_preprocessor._channel_conversion = False

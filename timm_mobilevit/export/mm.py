@@ -6,18 +6,23 @@ boxes and scores for every anchor; a segmentor gives logits of the size of the i
 follow. ``timm_mobilevit.export.final_outputs`` adds it to ONNX files; elsewhere it is the application's.
 """
 
+import copy
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.dataset import Compose
+from PIL import Image
 from torch import Tensor, nn
 
-from ..mm import SSDLiteHead
 from ..mm.convert import dataset_meta
+from ..mm.evaluated_data import evaluated_steps
 from ..mm.loading import load_model
-from ..mm.ssd_head import flatten_levels
 
 
 class ExportableDetector(nn.Module):
@@ -38,22 +43,27 @@ class ExportableDetector(nn.Module):
         ValueError: If it has another head, or takes BGR images.
 
     Shape:
-        Input [B, 3, H, W], RGB in [0, 1]. Outputs: boxes [B, anchors, 4], corners (x1, y1, x2, y2) as fractions of
-        width and height; scores [B, anchors, classes], softmax with the background left out.
+        Input [B, C, H, W] in [0, 1], RGB if C is 3. Outputs: boxes [B, anchors, 4], corners (x1, y1, x2, y2) as
+        fractions of width and height; scores [B, anchors, classes], softmax with the background left out.
     """
 
     output_names = ("boxes", "scores")
 
     def __init__(self, detector: Any) -> None:
         super().__init__()
-        self.head = detector.bbox_head
-        if not isinstance(self.head, SSDLiteHead):
-            raise ValueError(f"only a detector with SSDLiteHead can be exported, got {type(self.head).__name__}")
-        self.backbone, self.neck = detector.backbone, detector.neck
+        from ..mm.ssd_head import SSDLiteHead, flatten_levels
+
+        if not isinstance(detector.bbox_head, SSDLiteHead):
+            raise ValueError(
+                f"only a detector with SSDLiteHead can be exported, got a {type(detector).__name__} with "
+                f"{type(detector.bbox_head).__name__}"
+            )
+        self.detector = _without(detector, "data_preprocessor")
+        self.flatten_levels = flatten_levels
         test_cfg = detector.test_cfg
         self.export_metadata = {
             "task": "object-detection",
-            **_preprocessing(detector.data_preprocessor),
+            **_preprocessing(detector),
             "score_thr": test_cfg.get("score_thr", 0.0),
             "nms_pre": test_cfg.get("nms_pre", -1),
             "nms": dict(test_cfg["nms"]),
@@ -62,98 +72,176 @@ class ExportableDetector(nn.Module):
             "max_per_img": test_cfg.get("max_per_img", -1),
         }
 
+    @property
+    def head(self) -> Any:
+        """The head of the detector."""
+        return self.detector.bbox_head
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map images to the boxes and scores of all anchors."""
-        scores, deltas = self.head(self.neck(self.backbone(x)))
+        scores, deltas = self.head(self.detector.extract_feat(x))
         batch = x.shape[0]
         sizes = [(level.shape[-2], level.shape[-1]) for level in scores]
         # On an image of one by one, decoded boxes are fractions: deltas are relative to their anchor.
         anchors = torch.cat(self.head.prior_generator.grid_priors(sizes, x.dtype, x.device, input_size=(1, 1)))
-        flat = flatten_levels(deltas, 4)  # [B, anchors, 4]
+        flat = self.flatten_levels(deltas, 4)  # [B, anchors, 4]
         boxes = self.head.bbox_coder.decode(anchors.expand(batch, -1, -1).reshape(-1, 4), flat.reshape(-1, 4))
-        probabilities = flatten_levels(scores, self.head.cls_out_channels).softmax(-1)
+        probabilities = self.flatten_levels(scores, self.head.cls_out_channels).softmax(-1)
         return boxes.reshape(batch, -1, 4), probabilities[..., :-1]
 
 
 class ExportableSegmentor(nn.Module):
     """A segmentor without its auxiliary head, whose logits have the size of the image.
 
-    They are resized bilinearly, once, as the reference does. The class of a pixel is the largest of its logits.
+    They are resized bilinearly, once, as the reference does. The class of a pixel is the largest of its logits. A
+    binary segmentor (``out_channels=1``) has one logit per pixel; the class is 1 where its sigmoid is above
+    ``threshold``, which the metadata of an exported file hold.
 
     Args:
         segmentor: An ``EncoderDecoder`` that sees whole images.
 
     Raises:
-        ValueError: If it cuts images into windows, or takes BGR images.
+        ValueError: If it cuts images into windows, has several decode heads one behind the other (OCRNet, PointRend),
+            or takes BGR images.
 
     Shape:
-        Input [B, 3, H, W], RGB in [0, 1]. Output [B, classes, H, W].
+        Input [B, C, H, W] in [0, 1], RGB if C is 3. Output [B, out_channels, H, W]: as many as classes, or one.
     """
 
     output_names = ("logits",)
 
     def __init__(self, segmentor: Any) -> None:
         super().__init__()
-        if segmentor.test_cfg.get("mode") != "whole":
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+        mode = (segmentor.test_cfg or {}).get("mode", "whole")
+        if mode != "whole":
+            raise ValueError(f"only a segmentor with test_cfg.mode 'whole' can be exported, got {mode!r}")
+        if not isinstance(segmentor.decode_head, BaseDecodeHead):
+            heads = ", ".join(type(head).__name__ for head in segmentor.decode_head.children())
             raise ValueError(
-                f"only a segmentor with test_cfg.mode 'whole' can be exported, got {segmentor.test_cfg.get('mode')!r}"
+                f"a {type(segmentor).__name__} cannot be exported, because it has several decode heads ({heads}); "
+                "expected a segmentor of the kind EncoderDecoder, with one"
             )
-        self.backbone, self.head = segmentor.backbone, segmentor.decode_head
-        self.export_metadata = {"task": "semantic-segmentation", **_preprocessing(segmentor.data_preprocessor)}
+        self.segmentor = _without(segmentor, "data_preprocessor", "auxiliary_head")
+        # Then the logits of the last map can be resized here, once, in a graph for any size; mmseg's resize fixes it.
+        kind = type(self.head)
+        self.head_gives_logits = (
+            kind.predict is BaseDecodeHead.predict and kind.predict_by_feat is BaseDecodeHead.predict_by_feat
+        )
+        self.export_metadata = {"task": "semantic-segmentation", **_preprocessing(segmentor)}
+        if self.head.out_channels == 1:
+            self.export_metadata["threshold"] = self.head.threshold
+
+    @property
+    def head(self) -> Any:
+        """The decode head of the segmentor."""
+        return self.segmentor.decode_head
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
-        logits = self.head(self.backbone(x))
-        return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=self.head.align_corners)
+        size = x.shape[-2:]
+        if self.head_gives_logits:
+            logits = self.head(self.segmentor.extract_feat(x))
+        else:
+            meta = {"img_shape": size, "ori_shape": size, "pad_shape": size}
+            logits = self.segmentor.encode_decode(x, [meta] * x.shape[0])
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=self.head.align_corners)
 
 
 def load_exportable(
-    config: str, checkpoint: str | Mapping[str, Tensor] | None = None
+    config: str,
+    checkpoint: str | Mapping[str, Tensor] | None = None,
+    img_size: tuple[int, int] | None = None,
 ) -> ExportableDetector | ExportableSegmentor:
     """Build the network of a config, ready to be exported.
+
+    Its ``input_size``, channels, height and width, is what the pipeline that the config tests with makes of a square
+    image.
 
     Args:
         config: A file, or the name of an installed config.
         checkpoint: Weights, in the names of mmdet and mmseg or as CVNets, CoreNet or MobileViTv3 publish them: a file,
             or a state dict that was read. None leaves them random.
+        img_size: Height and width of the images instead of those.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If the config is for neither a detector nor a segmentor of ours, or the weights are not its own.
+        ValueError: If the config is for neither a detector nor a segmentor that can be exported, the weights are not
+            its own, or the pipeline does not tell the size.
     """
     model, cfg = load_model(config, checkpoint)
-    network: Any = ExportableDetector(model) if hasattr(model, "bbox_head") else ExportableSegmentor(model)
+    network = _exportable(model)
     meta = dataset_meta(cfg)
     network.export_metadata |= {
         "architecture": model.backbone.model_name,
-        "labels": _labels(meta, network.head.num_classes),
+        "labels": _labels(meta, network.head.num_classes, binary=getattr(network.head, "out_channels", 0) == 1),
     }
     if isinstance(network, ExportableSegmentor) and "palette" in meta:
         network.export_metadata["palette"] = [list(colour) for colour in meta["palette"]]
-    network.input_size = (3, *_test_size(cfg))
+    channels = model.backbone.in_channels
+    network.input_size = (channels, *(img_size or _test_size(cfg, channels)))
     return network.eval()  # type: ignore[no-any-return]
 
 
-def _test_size(cfg: Config) -> tuple[int, int]:
-    """Height and width that the config brings images to for its test; the shorter side for both, if that is all."""
-    for step in cfg.test_dataloader.dataset.pipeline:
-        if step.type == "Resize":
-            width, height = step.scale
-            return (min(height, width),) * 2 if step.get("keep_ratio") else (height, width)
-    raise ValueError("the config resizes no image in its test pipeline; expected a step Resize")
+def _exportable(model: Any) -> Any:
+    """The network of a detector or segmentor."""
+    # By name: a package that is not installed has made no model.
+    kinds = {kind.__name__ for kind in type(model).__mro__}
+    if "EncoderDecoder" in kinds:
+        return ExportableSegmentor(model)
+    if "SingleStageDetector" in kinds:
+        return ExportableDetector(model)
+    raise ValueError(
+        f"a {type(model).__name__} cannot be exported; expected a SingleStageDetector with SSDLiteHead, or a segmentor "
+        "of the kind EncoderDecoder"
+    )
 
 
-def _labels(meta: dict[str, Any], count: int) -> list[str]:
+def _without(model: Any, *names: str) -> Any:
+    """A copy of a model that shares all its parts but these."""
+    other = copy.copy(model)
+    other._modules = {name: part for name, part in model._modules.items() if name not in names}
+    return other
+
+
+def _test_size(cfg: Config, channels: int) -> tuple[int, int]:
+    """Height and width of what the config's test pipeline makes of a square image."""
+    side = int(np.max((cfg.model.get("data_preprocessor") or {}).get("size") or _SIDE))
+    pixels = np.zeros((side, side, channels), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "image.png")
+        try:
+            Image.fromarray(pixels.squeeze()).save(file)  # grey, RGB, RGBA
+            packed = Compose(evaluated_steps(cfg))({"img_path": str(file), "img_id": 0})
+            _, height, width = packed["inputs"].shape
+        except Exception as error:  # steps of any kind, and pixels that no PNG has
+            raise ValueError(
+                "the pipeline that the config tests with does not tell the size of the images "
+                f"({type(error).__name__}: {error}); give it, with --img-size HEIGHT,WIDTH"
+            ) from error
+    return int(height), int(width)
+
+
+_SIDE = 512  # pixels, of an image for a pipeline that resizes none, or scales it by a factor
+
+
+def _labels(meta: dict[str, Any], count: int, *, binary: bool) -> list[str]:
     """Names of the classes of the data that the config tests on, as the data set itself finds them.
 
     Raises:
-        ValueError: If they are not as many as the head has classes.
+        ValueError: If they are not as many as the head has classes, or one output channel tells more or fewer than two.
     """
     names = list(meta.get("classes", ()))
     if len(names) != count:
         raise ValueError(
             f"the head has {count} classes, but the test data set of the config names {len(names)}"
             f"{': ' + ', '.join(names[:5]) if names else ''}; set metainfo=dict(classes=(...)) in its data set"
+        )
+    if binary and count != 2:
+        raise ValueError(
+            f"one output channel tells two classes apart, but the head has num_classes={count}; name both, the "
+            "background too, and set num_classes=2"
         )
     return names
 
@@ -162,10 +250,13 @@ def _labels(meta: dict[str, Any], count: int) -> list[str]:
 _CONVERTS_CHANNELS = ("_channel_conversion", "channel_conversion")
 
 
-def _preprocessing(preprocessor: Any) -> dict[str, Any]:
-    """Mean and standard deviation for RGB in [0, 1]."""
-    if not any(getattr(preprocessor, name, False) for name in _CONVERTS_CHANNELS):
+def _preprocessing(model: Any) -> dict[str, Any]:
+    """Mean and standard deviation for images in [0, 1], RGB if they have three channels."""
+    preprocessor, channels = model.data_preprocessor, model.backbone.in_channels
+    if channels == 3 and not any(getattr(preprocessor, name, False) for name in _CONVERTS_CHANNELS):
         raise ValueError("the data_preprocessor feeds BGR images; export a model with bgr_to_rgb=True")
+    if not hasattr(preprocessor, "mean"):  # it leaves pixels as they are, from 0 to 255
+        return {"mean": [0.0] * channels, "std": [1 / 255] * channels}
     return {
         "mean": (preprocessor.mean.flatten() / 255).tolist(),
         "std": (preprocessor.std.flatten() / 255).tolist(),
