@@ -35,12 +35,16 @@ def test_a_missing_runtime_is_noted(monkeypatch):
         raise ImportError('pip install "timm-mobilevit[onnx]"')
 
     monkeypatch.setattr(latency, "export_ours", missing)
+    seconds = [0.001, 0.002, 0.004]
+    monkeypatch.setattr(
+        latency, "interleave_apart", lambda _, makers, **options: (dict.fromkeys(makers, seconds), {})
+    )
     rows = latency.measure(
         V3, runtimes=("eager", "onnxruntime"), with_timm=True, size=64, threads=(1,), rounds=1, seconds=0
     )
-    assert [(row["runtime"], bool(row["ms"]), row["note"]) for row in rows] == [
-        ("eager", True, ""),
-        ("onnxruntime", False, 'pip install "timm-mobilevit[onnx]"'),
+    assert [(row["runtime"], row["ms"], row["ms_q1"], row["ms_q3"], row["note"]) for row in rows] == [
+        ("eager", "2.00", "1.50", "3.00", ""),
+        ("onnxruntime", "", "", "", 'pip install "timm-mobilevit[onnx]"'),
     ]
 
 

@@ -8,7 +8,7 @@ import torch
 from bench_models import V2
 
 from benchmarks import make_tables, targets
-from benchmarks._peers import TIMM, TRANSFORMERS
+from benchmarks._peers import OPTIMIZED, OURS, TIMM, TRANSFORMERS
 from benchmarks._results import newest, read
 
 
@@ -16,8 +16,16 @@ def aims(*whats):
     return [targets.Target("cpu", what, V2, 2, peer, ratio) for what, peer, ratio in whats]
 
 
-def test_targets_in_torch():
+def test_targets_in_torch(monkeypatch):
+    """Ours takes a millisecond, the others three; in their other layout six."""
     pytest.importorskip("transformers")
+
+    def seconds(calls, **_):
+        return {
+            key: [0.001] * 2 if key[0] in (OURS, OPTIMIZED) else [0.003 * (1 + ("last" in key[1]))] * 2 for key in calls
+        }
+
+    monkeypatch.setattr(targets, "interleave", seconds)
     wanted = aims(
         (targets.INFERENCE, TIMM, 1e-6),
         (targets.DEFAULT_LAYOUT, TIMM, 1e6),
@@ -30,6 +38,9 @@ def test_targets_in_torch():
     assert len(rows) == len(begun) == len(wanted)
     for row in rows:
         assert 0 < float(row["ratio_q1"]) <= float(row["ratio"]) <= float(row["ratio_q3"]) < math.inf
+    for row in rows[:4]:
+        assert (float(row["ours"]), float(row["peer_figure"]), row["unit"]) == (1.0, 3.0, "ms")
+        assert (row["ratio"], row["ratio_q1"], row["ratio_q3"]) == ("3.000",) * 3
     assert [row["reached"] for row in rows[:2]] == ["yes", "no"]
     assert rows[1]["detail"].endswith("timm, nchw")
     assert rows[4]["unit"] == "MiB"

@@ -1,4 +1,4 @@
-"""Throughput and memory: rows are complete. No speed is judged."""
+"""Throughput and memory: rows are complete, and what they say of given times is right. No speed is judged."""
 
 import itertools
 import math
@@ -9,12 +9,18 @@ from bench_models import HAS_TRANSFORMERS, RATES, V1, V3
 
 from benchmarks import _device as device
 from benchmarks import throughput
-from benchmarks._peers import SCALE, TIMM, TRANSFORMERS
+from benchmarks._peers import OPTIMIZED, OURS, SCALE, TIMM, TRANSFORMERS
 from benchmarks._results import newest, read
+from benchmarks.complexity import count
 
 
 @pytest.mark.parametrize(("task", "dtype"), [("inference", "bf16"), ("training", "fp32")])
-def test_throughput(task, dtype):
+def test_throughput(task, dtype, monkeypatch):
+    """In seconds: ours takes half of one, timm's and transformers' one."""
+    ours = OURS if task == "training" else OPTIMIZED
+    seconds = {ours: [0.25, 0.5, 1.0], TIMM: [1.0, 1.0, 3.0], TRANSFORMERS: [1.0, 1.0, 3.0]}
+    times = {key: seconds.get(key, [9.0] * 3) for key in (OURS, *seconds)}
+    monkeypatch.setattr(throughput, "interleave", lambda steps, **_: {key: times[key[1]] for key in steps})
     setting = throughput.Setting(task=task, dtype=dtype, batch=2, size=64, networks=(V1, SCALE[0]))
     rows = throughput.measure(setting, device="cpu", rates=RATES, rounds=2, seconds=0)
     assert len({(row["network"], row["source"]) for row in rows}) == len(rows) >= 3 + HAS_TRANSFORMERS
@@ -23,7 +29,16 @@ def test_throughput(task, dtype):
         for column in ("images_per_s", "peak_mib", "gflop", "gbyte", "matmul_share", "roofline_share"):
             assert 0 < float(row[column]) < math.inf, column
         compared = row["network"] == V1 and row["source"] in (TIMM, TRANSFORMERS)
-        assert bool(row["ours_faster"]) == compared
+        faster = [row[f"ours_faster{quartile}"] for quartile in ("", "_q1", "_q3")]
+        assert faster == (["3.000", "2.500", "3.500"] if compared else [""] * 3)  # of 4, 2 and 3
+        if row["source"] == ours and row["network"] == V1:
+            rates = [row[f"images_per_s{quartile}"] for quartile in ("", "_q1", "_q3")]
+            assert rates == ["4.00", "2.67", "5.33"]  # two images in 0.5, 0.75 and 0.375 seconds
+            assert float(row["matmul_share"]) == pytest.approx(float(row["gflop"]) / 0.5, abs=1e-3)
+            if task == "inference":
+                assert float(row["gflop"]) == pytest.approx(
+                    2 * 2 * count(V1, 64, 64, optimized=True)[1] / 1e9, rel=1e-3
+                )
 
 
 def test_throughput_command(command, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from bench_models import NAMES, V1, V2, V3
 from torch import nn
 
-from benchmarks import complexity, targets, throughput
+from benchmarks import _roofline, complexity, targets, throughput
 from benchmarks._apart import interleave_apart, processes
 from benchmarks._memory import peak_extra_bytes, resident_bytes
 from benchmarks._operators import record
@@ -21,7 +21,7 @@ from benchmarks._peers import OPTIMIZED, OURS, SCALE, TIMM, TRANSFORMERS, build_
 from benchmarks._results import file_name, newest, read, write
 from benchmarks._roofline import measure_rates
 from benchmarks._steps import TrainingStep, inference
-from benchmarks._timing import interleave
+from benchmarks._timing import interleave, ratios, seconds_of
 from timm_mobilevit.variants import VARIANTS
 
 
@@ -136,10 +136,23 @@ def test_peers_exist():
     assert {target.network for target in targets.TARGETS} <= set(NAMES)
 
 
-def test_rates_are_positive():
+def test_rates_are_those_of_the_shortest_time(monkeypatch):
+    seconds = {"matmul": [0.5, 0.25, 1.0], "copy": [2.0, 0.5, 1.0]}
+    monkeypatch.setattr(
+        _roofline, "interleave", lambda calls, **_: {key: (call(), seconds[key])[1] for key, call in calls.items()}
+    )
     rates = measure_rates("cpu", "fp32", matrix=64, copy=1 << 16)
-    assert rates.flops > 0
-    assert rates.bytes > 0
+    assert rates.flops == 2 * 64**3 / 0.25
+    assert rates.bytes == 2 * 65536 / 0.5  # read and written
+
+
+def test_a_sample_is_the_mean_of_its_repeats(monkeypatch):
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    calls = []
+    assert seconds_of(lambda: calls.append(1), repeats=3) == 2.0
+    assert len(calls) == 3
+    assert ratios([3.0, 8.0], [1.0, 2.0]) == [3.0, 4.0]
 
 
 def test_the_newest_file_wins(tmp_path):
