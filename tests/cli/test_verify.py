@@ -13,7 +13,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
@@ -63,9 +63,9 @@ def imagenet(tmp_path_factory):
     return folder
 
 
-def weights_of(name, answer):
+def weights_of(name, answer, **options):
     """Weights with which a model finds one class in every image."""
-    model = timm.create_model(name.partition(".")[0])
+    model = timm.create_model(name.partition(".")[0], **options)
     torch.nn.init.zeros_(model.head.fc.weight)
     torch.nn.init.zeros_(model.head.fc.bias)
     model.head.fc.bias.data[answer] = 1
@@ -178,6 +178,18 @@ def test_damaged_weights_do_not_stop_the_others(imagenet, tmp_path):
     assert {row["name"]: row["top1"] for row in rows} == {ON_HUB: None, IN_RELEASE: 25.0}
 
 
+@pytest.mark.parametrize("options", [{"num_classes": 10}, {"in_chans": 1}, {"without": "head."}])
+def test_weights_of_another_shape_are_not_completed_at_random(options, imagenet, tmp_path):
+    without = options.pop("without", "nothing")
+    weights = weights_of(ON_HUB, 0, **options)
+    put_on_hub(ON_HUB, content=save({key: value for key, value in weights.items() if not key.startswith(without)}))
+    result = run(imagenet, "--only", ON_HUB, "--limit", 4, "--workers", 0, "--json")
+    assert result.exit_code == 1
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["top1"] is None
+    assert re.search(r"10 classes|(stem\.conv\.weight|head\.fc\.weight).* would stay random", row["error"])
+
+
 def test_an_interruption_leaves_the_rows_before_it(imagenet, tmp_path, monkeypatch):
     put_on_hub(ON_HUB)
     put_in_assets(IN_RELEASE, tmp_path)
@@ -259,3 +271,17 @@ def test_commands_have_options_that_exist():
     shown = CliRunner().invoke(app, ["convert", "--help"], env={"COLUMNS": "200"}).stdout
     assert used
     assert all(option in shown for option in used)
+
+
+def test_results_are_on_the_screen_though_the_disk_is_full(imagenet, tmp_path, monkeypatch):
+    put_on_hub(ON_HUB)
+    put_in_assets(IN_RELEASE, tmp_path)
+
+    def fail(*args):
+        raise OSError("cannot write: no space left")
+
+    monkeypatch.setattr("timm_mobilevit.evaluation.accuracy.write_results", fail)
+    result = run(imagenet, "--limit", 2, "--workers", 0, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert all(name in result.stdout for name in (ON_HUB, IN_RELEASE))  # the first failure does not stop the second
+    assert result.stderr == "error: cannot write: no space left\n"

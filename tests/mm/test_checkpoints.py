@@ -80,7 +80,17 @@ def test_the_average_is_read(trained):
     for key, value in average.items():
         assert torch.equal(checkpoint.state_dict[key], value), key
     assert not torch.equal(average["neck.weight"], raw["neck.weight"])
-    assert torch.equal(open_checkpoint(file, "ema_state_dict").state_dict["neck.weight"], raw["neck.weight"])
+    other = open_checkpoint(file, "ema_state_dict")
+    assert torch.equal(other.state_dict["neck.weight"], raw["neck.weight"])
+    assert (other.trainer, other.averaged) == ("MMEngine", False)
+    assert checkpoint.choice == (
+        "the averaged weights are taken, from state_dict; --entry ema_state_dict takes the raw ones"
+    )
+    assert other.choice == "the raw weights are taken, from ema_state_dict; --entry state_dict takes the averaged ones"
+    taken, left = checkpoint.entries
+    assert (taken.name, taken.averaged, taken.updates, taken.batches) == ("state_dict", True, 4, None)
+    assert (left.name, left.averaged, left.updates, left.batches) == ("ema_state_dict", False, None, 4)
+    assert checkpoint.facts == {"epoch": 2, "step": 4}
 
 
 def test_as_pretrained_weights(trained, caplog):

@@ -80,7 +80,7 @@ FILES = {
 @pytest.mark.parametrize(("name", "content", "kind", "advice"), FILES.values(), ids=FILES)
 def test_files_are_named(name, content, kind, advice, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="damaged|rename") as error:
+    with pytest.raises(ValueError, match=r"damaged|rename") as error:
         read_checkpoint(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert kind in str(error.value)

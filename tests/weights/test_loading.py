@@ -10,6 +10,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.convert import export_state_dict
+from timm_mobilevit.weights.loading import from_the_file_only
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
 NAMES = timm.list_models(module="mobilevit_zoo")
@@ -46,6 +47,28 @@ def test_other_classes_get_a_new_classifier(trained, caplog):
     torch.testing.assert_close(
         from_file(SMALL, file, num_classes=0)(x), model.forward_head(model.forward_features(x), pre_logits=True)
     )
+
+
+def test_a_new_classifier_is_asked_for(trained):
+    """As with timm's own models: without a number of classes, those of the file are meant, and must be the model's."""
+    _, file = trained
+    with pytest.raises(ValueError, match=r"has 10 classes, and the model would have 1000: pass num_classes=10"):
+        from_file(SMALL, file)
+    assert from_file(SMALL, file, num_classes=1000).head.fc.out_features == 1000
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": 3}, {"in_chans": 1, "num_classes": 10}])
+def test_what_is_to_answer_comes_from_the_file_only(options, trained, tmp_path):
+    model, file = trained
+    with from_the_file_only():
+        assert torch.equal(from_file(SMALL, file, num_classes=10).head.fc.weight, model.head.fc.weight)
+        with pytest.raises(ValueError, match=r"classes|head\.fc\.weight|stem\.conv\.weight"):
+            from_file(SMALL, file, **options)
+        part = {key: value for key, value in model.state_dict().items() if not key.startswith(("head", "final"))}
+        torch.save(part, tmp_path / "part.pt")
+        with pytest.raises(ValueError, match=r"not complete: final_conv.conv.weight, .* would stay random"):
+            from_file(SMALL, str(tmp_path / "part.pt"))
+    assert from_file(SMALL, str(tmp_path / "part.pt"))
 
 
 @pytest.mark.parametrize("feature_cls", ["list", "dict", "getter"])

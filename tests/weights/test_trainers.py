@@ -63,7 +63,20 @@ def test_timm(ema, tmp_path):
     assert_same(weights, average.module if average else network)
     if average:
         assert not torch.equal(weights["head.fc.weight"], network.head.fc.weight)
-        assert_same(read(tmp_path / "model_best.pth.tar", "state_dict")[1], network)
+        other, weights = read(tmp_path / "model_best.pth.tar", "state_dict")
+        assert_same(weights, network)
+        assert checkpoint.choice == (
+            "the averaged weights are taken, from state_dict_ema; --entry state_dict takes the raw ones"
+        )
+        assert other.choice == (
+            "the raw weights are taken, from state_dict; --entry state_dict_ema takes the averaged ones"
+        )
+        assert (other.trainer, other.entry, other.averaged) == ("timm", "state_dict", False)
+        assert {one.name: one.batches for one in other.entries} == {"state_dict": 4, "state_dict_ema": 4}
+    else:
+        assert checkpoint.choice == ""
+        assert [(one.name, one.averaged) for one in checkpoint.entries] == [("state_dict", False)]
+    assert checkpoint.facts == {"epoch": 1, "metric": 1.0}
 
 
 @pytest.mark.parametrize("ema", [False, True])
@@ -112,6 +125,17 @@ def test_lightning(ema, tmp_path):
     assert (checkpoint.trainer, checkpoint.averaged) == ("Lightning", ema)
     assert_same(weights, average)
     assert torch.equal(weights["head.fc.weight"], raw["head.fc.weight"]) != ema
+    assert checkpoint.facts == {"epoch": 2, "step": EPOCHS * STEPS}
+    if ema:
+        assert checkpoint.choice == (
+            "the averaged weights are taken, from state_dict; --entry current_model_state takes the raw ones"
+        )
+        taken, other = checkpoint.entries
+        assert (taken.name, taken.averaged, taken.updates, taken.batches) == ("state_dict", True, 4, None)
+        assert (other.name, other.averaged, other.updates, other.batches) == ("current_model_state", False, None, 4)
+        assert_same(read(tmp_path / "last.ckpt", "current_model_state")[1], raw)
+    else:
+        assert checkpoint.choice == ""
     subtree = find_subtree(checkpoint.state_dict)
     assert (subtree.prefix, subtree.left_out) == ("model.", ["proj.weight", "proj.bias"])
 

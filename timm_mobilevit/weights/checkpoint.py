@@ -98,7 +98,8 @@ class Entry:
         name: Its name, with a dot for each level; empty if the file is the state dict.
         averaged: Whether its weights are an average over the training; None where nobody knows.
         updates: How often the average was updated, where the file counts that.
-        batches: Training batches that the batch norms have counted; those of the pretraining may be among them.
+        batches: Training batches that the batch norms have counted, where ``updates`` does not tell; those of the
+            pretraining may be among them.
     """
 
     name: str
@@ -252,7 +253,8 @@ def _entries(content: Mapping[Any, Any], trainer: _Trainer | None, taken: str) -
             averaged = both and name == trainer.entries[0]
             updates = _number(_at(content, trainer.average), _COUNTERS) if averaged else None
         counts = [_plain(value) for key, value in weights.items() if str(key).endswith("num_batches_tracked")]
-        batches = max((count for count in counts if count is not None), default=None)
+        counted = [count for count in counts if count is not None and updates is None]  # averages average counters too
+        batches = max(counted, default=None)
         entries.append(Entry(name, averaged, _whole(updates), _whole(batches)))
     return tuple(entries)
 
