@@ -89,6 +89,9 @@ def assert_plain(path):
             axes = [a.ints for a in node.attribute if a.name == "axes"]
             axes += [onnx.numpy_helper.to_array(constants[name]).tolist() for name in node.input[1:]]
             assert [list(found) for found in axes if len(found) == 1 and found[0] < 0] == [], node.name
-    content = Path(path).read_bytes()
+    proto = onnx.load(path)
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("raw_data")  # random weights hold any three letters
+    content = proto.SerializeToString()
     for text in ("stack_trace", "site-packages", str(Path(__file__).parents[1]), ".py"):
         assert text.encode() not in content

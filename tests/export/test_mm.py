@@ -83,7 +83,10 @@ class TestDetector:
     def test_what_cannot_be_exported(self):
         model = detector()
         model.bbox_head = torch.nn.Identity()
-        with pytest.raises(ValueError, match="only a detector with SSDLiteHead can be exported, got a SingleStageDetector with Identity"):
+        with pytest.raises(
+            ValueError,
+            match="only a detector with SSDLiteHead can be exported, got a SingleStageDetector with Identity",
+        ):
             ExportableDetector(model)
         model = detector()
         model.data_preprocessor._channel_conversion = False
@@ -183,7 +186,9 @@ def test_command(tmp_path):
     done = CliRunner().invoke(app, [*args, "--out", str(out)])
     assert done.exit_code == 0, done.output
     base = find_config("ssdlite_mobilevitv3-xxs").parents[1] / "_base_" / "default_runtime.py"
-    done = CliRunner().invoke(app, ["export", "--config", str(base), "--random-weights", "--out", f"{out}2"])
+    done = CliRunner().invoke(
+        app, ["export", "--config", str(base), "--random-weights", "--out", str(tmp_path / "base.onnx")]
+    )
     assert done.exit_code == 1
     assert "is no config of a detector or segmentor" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["ssdlite.onnx"]
