@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,18 @@ def test_names_in_the_folder_are_checked_too(names, args, files, tmp_path):
     refused([files / "images" if arg == "IMAGES" else arg for arg in args], tmp_path / "out", "is a folder; expected")
 
 
+def test_names_of_pictures_are_checked_before_the_weights_are_read(files, tmp_path):
+    pytest.importorskip("mmdet")
+    (tmp_path / "out" / "dog").mkdir(parents=True)
+    (tmp_path / "out" / "cat").write_text("mine")
+    args = ("predict", files / "images", "--config", "ssdlite_mobilevitv3-xxs", "--checkpoint", files / "missing.pth")
+    refused(args, tmp_path / "out", "is not empty; choose another folder, or overwrite with --force")
+    refused((*args, "--force"), tmp_path / "out", "cannot write", "out/cat is no folder")  # of cat/cat.png
+    (tmp_path / "out" / "cat").unlink()
+    (tmp_path / "out" / "dog" / "dog.png").mkdir()
+    refused((*args, "--force"), tmp_path / "out", "dog.png is a folder; expected the name of a file")
+
+
 @pytest.mark.parametrize(
     ("args", "name", "message"),
     [
@@ -175,6 +188,20 @@ def test_names_in_the_folder_are_checked_too(names, args, files, tmp_path):
 def test_endings(args, name, message, tmp_path):
     refused(args, tmp_path / name, message)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_another_process_has_written_since_the_check_is_not_overwritten(tmp_path, monkeypatch):
+    """It has the claim between the check and this process's own claim."""
+    out = tmp_path / "recipe.yaml"
+
+    @contextmanager
+    def late(*args):
+        out.write_text("theirs")
+        yield
+
+    monkeypatch.setattr("timm_mobilevit.cli._targets.claimed", late)
+    refused(("recipe", "copy", "mobilevitv3_xxs.micron_in1k"), out, "exists; choose another name")
+    assert out.read_text() == "theirs"
 
 
 @pytest.mark.parametrize("name", ["out.bin", "out.xml.json"])
