@@ -345,8 +345,14 @@ def segmentor(facts: Facts, method: str, net: str, data: str) -> dict:
         if not facts.learned_augmentation:
             augment += [
                 {"type": "RandomGaussianBlur", "max_radius": 1, "prob": 0.5},
-                {"type": "RandomBrightnessFactor", "factors": (0.875, 1.125), "prob": 0.5},
-                {"type": "mmdet.PhotoMetricDistortion", "brightness_delta": 0, "hue_delta": 0.05 * DEGREES},
+                {
+                    "type": "RandomPhotometricDistort",
+                    "brightness": (0.875, 1.125),
+                    "contrast": (0.5, 1.5),
+                    "saturation": (0.5, 1.5),
+                    "hue": (-0.05, 0.05),
+                    "prob": 0.5,
+                },
                 {"type": "RandomRotate", "prob": 1, "degree": 10, "pad_val": 0, "seg_pad_val": 255},
             ]
         fit = {"type": "ResizeToFloorMultiple", "size_divisor": facts.output_stride}

@@ -76,6 +76,34 @@ class TestTransforms:
         assert 0.4 < values.count(100) / 400 < 0.6
         assert TRANSFORMS.build({"type": "RandomBrightnessFactor", "prob": 0.0})({"img": image})["img"] is image
 
+    @pytest.mark.parametrize(
+        ("options", "pixels", "expected"),  # BGR, a row of pixels
+        [
+            ({"brightness": (1.1, 1.1)}, [[100, 50, 10]], [[110, 55, 11]]),
+            ({"contrast": (0.5, 0.5)}, [[50, 50, 50], [150, 150, 150]], [[75, 75, 75], [125, 125, 125]]),
+            ({"saturation": (0.0, 0.0)}, [[0, 0, 255], [255, 0, 0]], [[76, 76, 76], [29, 29, 29]]),  # luminances
+            ({"hue": (0.25, 0.25)}, [[0, 0, 200]], [[0, 200, 100]]),  # a quarter of the circle after red
+        ],
+    )
+    def test_photometric_distortion(self, options, pixels, expected, monkeypatch):
+        same = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": (0.0, 0.0)}
+        distort = TRANSFORMS.build({"type": "RandomPhotometricDistort", **same, **options, "prob": 1.0})
+        image = np.array([pixels], np.uint8)
+        monkeypatch.setattr(torch, "randperm", torch.arange)
+        np.testing.assert_allclose(distort({"img": image})["img"], [expected], atol=1)
+        assert distort({"img": image})["img"].dtype == np.uint8
+        monkeypatch.undo()
+        never = TRANSFORMS.build({"type": "RandomPhotometricDistort", "prob": 0.0})
+        np.testing.assert_array_equal(never({"img": image})["img"], image)
+        with pytest.raises(TypeError, match="takes images of 8 bits, got float32"):
+            never({"img": image.astype(np.float32)})
+
+    def test_photometric_distortion_permutes_channels(self):
+        distort = TRANSFORMS.build({"type": "RandomPhotometricDistort", "prob": 1.0, "hue": (0.0, 0.0)})
+        image = np.broadcast_to(np.array([20, 120, 220], np.uint8), (4, 4, 3))
+        orders = {tuple(distort({"img": image})["img"][0, 0].argsort().tolist()) for _ in range(100)}
+        assert len(orders) == 6
+
     def test_blur(self, monkeypatch):
         image = np.random.randint(0, 255, (32, 32, 3), dtype=np.uint8)
         blur = TRANSFORMS.build({"type": "RandomGaussianBlur"})
@@ -107,6 +135,10 @@ class TestTransforms:
             ("SSDCrop", "modes=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), min_size=100"),
             ("RandomBrightnessFactor", "factors=(0.875, 1.125), prob=0.5"),
             ("RandomGaussianBlur", "max_radius=1.0, prob=0.5"),
+            (
+                "RandomPhotometricDistort",
+                "brightness=(0.875, 1.125), contrast=(0.5, 1.5), hue=(-0.05, 0.05), saturation=(0.5, 1.5), p=0.5",
+            ),
             ("ResizeToFloorMultiple", "size_divisor=16"),
         ],
     )

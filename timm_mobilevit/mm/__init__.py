@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from .ssd_crop import SSDCrop
     from .ssd_head import SSDLiteHead
     from .ssd_neck import SSDLiteNeck
-    from .transforms import RandomBrightnessFactor, RandomGaussianBlur, ResizeToFloorMultiple
+    from .transforms import (
+        RandomBrightnessFactor,
+        RandomGaussianBlur,
+        RandomPhotometricDistort,
+        ResizeToFloorMultiple,
+    )
 
 __all__ = [
     "BestCheckpointHook",
@@ -41,6 +46,7 @@ __all__ = [
     "MobileViTSegTTAModel",
     "RandomBrightnessFactor",
     "RandomGaussianBlur",
+    "RandomPhotometricDistort",
     "ResizeToFloorMultiple",
     "SSDCrop",
     "SSDLiteAnchorGenerator",
@@ -54,7 +60,12 @@ __all__ = [
 
 # Modules whose packages may be missing, and what they give to this one.
 _OPTIONAL = {
-    "transforms": ("RandomBrightnessFactor", "RandomGaussianBlur", "ResizeToFloorMultiple"),
+    "transforms": (
+        "RandomBrightnessFactor",
+        "RandomGaussianBlur",
+        "RandomPhotometricDistort",
+        "ResizeToFloorMultiple",
+    ),
     "seg_heads": ("MobileViTASPPHead", "MobileViTPSPHead"),
     "seg_tta": ("MobileViTSegTTAModel",),
     "segmentor": ("MobileViTEncoderDecoder",),

@@ -8,10 +8,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageFilter
+from torchvision.transforms import v2
 
 
 @TRANSFORMS.register_module()
@@ -41,6 +43,48 @@ class RandomBrightnessFactor(BaseTransform):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(factors={self.factors}, prob={self.prob})"
+
+
+@TRANSFORMS.register_module()
+class RandomPhotometricDistort(BaseTransform):  # type: ignore[misc]
+    """Change brightness, contrast, saturation, hue and the order of channels, each at random.
+
+    This is torchvision's ``v2.RandomPhotometricDistort``, which the reference equals. ``PhotoMetricDistortion`` adds a
+    value for the brightness, and its contrast changes the brightness too; mmseg's does not permute channels.
+
+    Args:
+        brightness: Range of the factor.
+        contrast: Range of the factor, applied to the difference from the mean grey.
+        saturation: Range of the factor.
+        hue: Range of what is added, in turns of the colour wheel: in [-0.5, 0.5].
+        prob: How often each of them is changed, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        brightness: tuple[float, float] = (0.875, 1.125),
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
+        hue: tuple[float, float] = (-0.05, 0.05),
+        prob: float = 0.5,
+    ) -> None:
+        self.distort = v2.RandomPhotometricDistort(brightness, contrast, saturation, hue, prob)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change ``img``, BGR of 8 bits.
+
+        Raises:
+            TypeError: If it has another data type.
+        """
+        image = results["img"]
+        if image.dtype != np.uint8:
+            raise TypeError(f"RandomPhotometricDistort takes images of 8 bits, got {image.dtype}: put it before others")
+        rgb = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)
+        results["img"] = np.ascontiguousarray(self.distort(rgb).permute(1, 2, 0).numpy()[..., ::-1])
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.distort.extra_repr()})"
 
 
 @TRANSFORMS.register_module()

@@ -18,9 +18,14 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
     dict(type="Pad", size=crop_size),
     dict(type="RandomGaussianBlur", max_radius=1.0, prob=0.5),
-    dict(type="RandomBrightnessFactor", factors=(0.875, 1.125), prob=0.5),
-    # mmdet's permutes channels too, and counts the hue in degrees.
-    dict(type="mmdet.PhotoMetricDistortion", brightness_delta=0, hue_delta=18),
+    dict(
+        type="RandomPhotometricDistort",
+        brightness=(0.875, 1.125),
+        contrast=(0.5, 1.5),
+        saturation=(0.5, 1.5),
+        hue=(-0.05, 0.05),
+        prob=0.5,
+    ),
     dict(type="RandomRotate", prob=1.0, degree=10, pad_val=0, seg_pad_val=255),
     dict(type="PackSegInputs"),
 ]
