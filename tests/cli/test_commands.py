@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -169,6 +170,8 @@ def test_list_tables_show_whole_names(env):
     models, weights = run("list", env=env).stdout, run("list", "--pretrained", env=env).stdout
     assert all(name in models for name in MODELS)
     assert all(name in weights and row.license in weights for name, row in WEIGHTS.items())
+    assert re.search(r"mobilevitv1_s +5\.58 M +cvnets_in1k *\n +cvnets_rangeaugment_in1k", models)
+    assert re.search(r"mobilevitv1_s\.cvnets_in1k +256 +78\.30 +cvnets-license", weights)
 
 
 def test_list_without_a_match_is_an_error():
@@ -201,6 +204,39 @@ def test_info_text_tells_the_same(name):
     rows = [row for key, row in WEIGHTS.items() if key.split(".")[0] == name]
     assert all(row.origin in text and row.license in text and f"{row.top1} %" in text for row in rows)
     assert f"{run_json('info', name)['parameters']:,}" in text
+
+
+def test_info_text_word_by_word():
+    assert (
+        run("info", "mobilevitv2_2_0.cvnets_in22k_ft_in1k_384").stdout
+        == """\
+mobilevitv2_2_0
+  parameters          18,449,329
+  feature channels    128 256 512 768 1024
+  feature strides     2 4 8 16 32
+  block               v2
+  stem width          64
+  widths              128 256 512 768 1024
+  stage2 depth        2
+  expand ratio        2
+  transformer widths  256 384 512
+  transformer depths  2 4 3
+  final width         none
+
+mobilevitv2_2_0.cvnets_in22k_ft_in1k_384
+  ImageNet-1k top-1   83.41 % published, not reproduced by this project
+  input size          384×384
+  crop                1.0 of the shorter side, bicubic
+  mean, std           0 0 0, 1 1 1, for RGB in [0, 1]
+  original file       RGB channels
+  classes             1000
+  licence             cvnets-license
+  origin              https://docs-assets.developer.apple.com/ml-research/models/cvnets-v2/classification/mobilevitv2/\
+imagenet21k_to_1k/384x384/mobilevitv2-2.0.pt
+  hub repository      timm/mobilevitv2_200.cvnets_in22k_ft_in1k_384
+  paper               Separable Self-attention for Mobile Vision Transformers (arXiv:2206.02680)
+"""
+    )
 
 
 def test_unknown_names_suggest_known_ones():

@@ -50,6 +50,9 @@ def test_written_checkpoint_is_what_the_tools_load(official, tmp_path):
     assert run(official, "--config", CONFIG, "--out", tmp_path / "out" / "model.pth", *order).exit_code == 0
     converted = torch.load(tmp_path / "out" / "model.pth")["state_dict"]
     assert torch.equal(converted["backbone.stem.conv.weight"], stem)
+    torch.save({"raw": {}, "mine": torch.load(official)}, tmp_path / "two.pt")
+    assert run(tmp_path / "two.pt", "--config", CONFIG, "--out", tmp_path / "two.pth", "--entry", "mine").exit_code == 0
+    assert torch.equal(torch.load(tmp_path / "two.pth")["state_dict"]["backbone.stem.conv.weight"], stem.flip(1))
 
 
 def test_bad_calls(official, tmp_path):

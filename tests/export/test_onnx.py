@@ -10,6 +10,7 @@ import torch
 from export_models import KINDS, NAMES, assert_plain, assert_traced_plain, close, interface, run_file, shallow
 from PIL import Image
 from random_weights import randomise
+from timm.data import resolve_model_data_config
 from torch import nn
 from typer.testing import CliRunner
 
@@ -86,7 +87,9 @@ def test_backbone(tmp_path):
 
 def test_model_is_left_as_it_is_and_described(tmp_path):
     path = tmp_path / "model.onnx"
-    overlay = {"label_names": ["cat", "dög"], "mean": (0.1, 0.2, 0.3)}
+    data = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.75, "crop_mode": "border"}
+    data["interpolation"] = "nearest"
+    overlay = {"label_names": ["cat", "dög"], **data}
     model = timm.create_model(KINDS[0], num_classes=2, pretrained_cfg_overlay=overlay)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     export_onnx(model, path, input_size=(3, 64, 64), dynamic_batch=False, dynamic_size=False, opset=20)
@@ -97,8 +100,13 @@ def test_model_is_left_as_it_is_and_described(tmp_path):
     metadata = metadata_of(path)
     assert metadata["architecture"] == KINDS[0]
     assert metadata["tag"] == model.pretrained_cfg["tag"]
-    assert metadata["interpolation"] == model.pretrained_cfg["interpolation"]
-    assert metadata["mean"] == [0.1, 0.2, 0.3]
+    assert {key: metadata[key] for key in data} == data
+    assert metadata["license"] == model.pretrained_cfg["license"]
+    read = resolve_model_data_config(ExportedModel(path))  # what timm makes of it
+    assert {key: list(value) if isinstance(value, tuple) else value for key, value in read.items()} == {
+        **data,
+        "input_size": [3, 64, 64],
+    }
     assert metadata["labels"] == ["cat", "dög"]
     assert metadata["input_size"] == [3, 64, 64]
 

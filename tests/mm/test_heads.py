@@ -3,17 +3,18 @@
 import pytest
 import torch
 from mm_models import SMALL, segmentor, ssd
-from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from timm_mobilevit.mm.seg_heads import GridPool
+from timm_mobilevit.variants import VARIANTS
 
 
 def detection_samples(boxes, size=64):
+    from mmdet.structures import DetDataSample
+
     meta = {"img_shape": (size, size), "batch_input_shape": (size, size), "ori_shape": (size, size)}
     meta |= {"pad_shape": (size, size), "scale_factor": (1.0, 1.0)}
     samples = []
@@ -26,6 +27,7 @@ def detection_samples(boxes, size=64):
     return samples
 
 
+@pytest.mark.detection
 class TestDetector:
     def test_channels_are_checked(self):
         model = ssd(SMALL, num_classes=3)
@@ -72,6 +74,12 @@ class TestDetector:
         assert (centres < torch.tensor([width, height])).all()
         sizes = (anchors[:, 2:] - anchors[:, :2]) / torch.tensor([width, height])
         assert sizes.max() == pytest.approx(1, abs=1e-5)  # clamped
+        rows, columns = scores[0].shape[-2:]
+        x, y = width / columns * 1.5, height / rows / 2  # of the second cell of the first row
+        half = torch.tensor([0.1 * width / 2, 0.1 * height / 2])  # its smallest anchor
+        torch.testing.assert_close(
+            levels[0][0][6], torch.cat((torch.tensor([x, y]) - half, torch.tensor([x, y]) + half))
+        )
 
     @pytest.mark.parametrize(("boxes", "positives"), [([[4, 4, 30, 40], [20, 10, 60, 60]], 12), ([[1, 2, 4, 6]], 1)])
     def test_loss_is_that_of_the_definition(self, boxes, positives):
@@ -85,6 +93,8 @@ class TestDetector:
             model.bbox_head.get_anchors([s.shape[-2:] for s in scores], [samples[0].metainfo], "cpu")[0][0]
         )
         gt = samples[0].gt_instances
+        from mmdet.structures.bbox import HorizontalBoxes
+
         overlaps = HorizontalBoxes.overlaps(HorizontalBoxes(anchors), HorizontalBoxes(gt.bboxes))
         best, matched = overlaps.max(dim=1)
         for j in range(len(gt)):
@@ -166,6 +176,16 @@ class TestDetector:
 
 
 class TestSegmentor:
+    def test_dropout_of_the_branches_lies_before_the_classifier(self):
+        model = segmentor(
+            SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), later=False, auxiliary=False
+        ).eval()
+        head = model.decode_head
+        assert type(head.branch_dropout) is nn.Dropout  # of elements, not of channels
+        head.branch_dropout.register_forward_hook(lambda module, args, out: 0 * out)
+        logits = head([torch.rand(1, width, 4, 4) for width in VARIANTS[SMALL].widths[3:]])
+        torch.testing.assert_close(logits, head.conv_seg.bias[None, :, None, None].expand_as(logits))
+
     def test_resize_rules(self):
         options = {"output_stride": 16, "rates": (6, 12, 18)}
         model = segmentor(SMALL, "deeplabv3", 4, later=True, auxiliary=False, **options).eval()
