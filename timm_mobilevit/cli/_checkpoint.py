@@ -11,6 +11,7 @@ import typer
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
+from timm_mobilevit.configs import find_config
 from timm_mobilevit.export.runtimes import ExportedModel
 from timm_mobilevit.formats import is_exported
 from timm_mobilevit.weights.checkpoint import Checkpoint, open_checkpoint
@@ -131,6 +132,7 @@ def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None
         FileNotFoundError: If a file is missing.
         ValueError: If they do not belong together.
     """
+    find_config(config)  # what is wrong with the name is said before a large file is read
     if checkpoint is None:
         with fixed_seed():
             return load(config, None)
