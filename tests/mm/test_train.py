@@ -310,13 +310,15 @@ def test_two_processes_equal_one_with_the_double_batch(source, tmp_path):
         config.train_dataloader.sampler.shuffle = False
         config.train_dataloader.dataset.pipeline = config.val_dataloader.dataset.pipeline
         config.train_cfg.update(max_epochs=1, val_interval=2)
-        succeed(tool("train.py", save(config, folder / "config.py"), *arguments, launcher=launcher))
+        done = tool("train.py", save(config, folder / "config.py"), *arguments, launcher=launcher)
+        # Judged by its losses: gloo of some versions of PyTorch now and then aborts a process that has done its work.
+        assert (folder / "losses.txt").exists(), done.stderr[-3000:]
+        assert [step for step, _ in losses(folder)] == [0, 1], done.stderr[-3000:]
         return [loss for _, loss in losses(folder)]
 
     single = train("single", BATCH)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
     double = train("double", BATCH // 2, "--launcher", "pytorch", launcher=torchrun)
-    assert len(single) == 2
     assert single[0] != pytest.approx(single[1], rel=1e-3)
     assert double[0] == pytest.approx(single[0], rel=1e-5)
     assert double[1] == pytest.approx(single[1], rel=1e-3)  # after a step with the mean of both gradients
