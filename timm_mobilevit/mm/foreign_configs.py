@@ -1,5 +1,6 @@
 """Our backbones in configs of MMDetection and MMSegmentation that were written for others."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,17 +11,20 @@ from mmengine.registry import MODELS
 
 from ..variants import get_variant
 from ._installed import enter_scope
+from .trial import find_fault
+from .type_names import type_name
 
-_PREPROCESSING = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "bgr_to_rgb": True}  # RGB in [0, 1]
 _STRIDES = (2, 4, 8, 16, 32)  # of our stages
 _PROBE = 256  # pixels; divisible by every stride in use
+# What backbones of mmdet and mmseg can have besides their layers, and ours have not.
+_EXTRAS = ("plugins", "dcn", "gcb", "gen_attention", "sac", "rfp_inplanes")
 
 
 def use_backbone(
     config: Config,
     model_name: str,
     *,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     output_stride: int | None = None,
     **options: Any,
 ) -> list[str]:
@@ -29,12 +33,14 @@ def use_backbone(
     The backbone that is replaced is built and run once on the CPU, without weights, to see its channels and strides.
     Ours gives as many maps of the same strides. Then these are set: ``in_channels`` of the neck, or of the heads where
     there is no neck; lists of strides, if the strides differ; mean, standard deviation and channel order of the data
-    preprocessor; ``custom_imports``, so that the tools find our classes.
+    preprocessor; ``custom_imports``, so that the tools find our classes. At last the new model is built and computes
+    its loss on made-up images: what fails there, and did not before, is in the list that is returned.
 
     Args:
         config: Config of a detector or segmentor.
         model_name: Name of our model.
         out_indices: Stages to return, from 0 to 4, one per map of the replaced backbone; None for those of its strides.
+            A number stands for one stage.
         output_stride: Input pixels per pixel of our last map, 8, 16 or 32; None for that of the replaced backbone.
         **options: More arguments of :class:`TimmMobileViT`, such as ``pretrained=True`` or ``norm_eval=True``.
 
@@ -61,8 +67,14 @@ def use_backbone(
     old = config.get("model", {}).get("backbone")
     if old is None:
         raise ValueError("the config has no model.backbone that could be replaced")
-    if old.get("type") == "TimmMobileViT":
+    if type_name(old.get("type")) == "TimmMobileViT":
         raise ValueError("the config's backbone is TimmMobileViT already: change its model_name")
+    before = copy.deepcopy(config)
+    if isinstance(out_indices, int):
+        out_indices = (out_indices,)
+    image_channels = options.get("in_channels", old.get("in_channels") or 3)
+    if image_channels != 3:
+        options["in_channels"] = image_channels
     channels, strides = _probe(config, old)
     widths = get_variant(model_name.partition(".")[0]).widths
     output_stride = output_stride or min(max(strides[-1], 8), 32)
@@ -80,18 +92,24 @@ def use_backbone(
     }
     new_channels = [widths[stage] for stage in stages]
     new_strides = [min(_STRIDES[stage], output_stride) for stage in stages]
-    notes = _frozen(old, options)
+    notes = _lost(old, options)
     for part in _consumers(model):
         notes += _set_channels(part, model, channels, new_channels)
     if new_strides != strides:
         notes += _set_strides(model, strides, new_strides)
-    notes += _set_preprocessing(config)
+    notes += _set_preprocessing(config, image_channels)
     if model.get("pretrained"):
         model.pretrained = None  # mmseg's place for the weights of the replaced backbone
     imports = config.get("custom_imports") or {"imports": [], "allow_failed_imports": False}
     names = imports["imports"] if isinstance(imports["imports"], list) else [imports["imports"]]
     config.custom_imports = {**imports, "imports": [*names, "timm_mobilevit.mm"]}
-    return [*notes, *_of_training(config)]
+    notes += _of_training(config)
+    if fault := find_fault(config, before):
+        notes.append(
+            f"the model does not work as it is now, it fails {fault}; the maps had {channels} channels and strides "
+            f"{strides}, and have {new_channels} and {new_strides}"
+        )
+    return notes
 
 
 def _probe(config: Config, backbone: Any) -> tuple[list[int], list[int]]:
@@ -103,7 +121,7 @@ def _probe(config: Config, backbone: Any) -> tuple[list[int], list[int]]:
         network = MODELS.build(plain)
         network.eval()  # some give themselves back, some do not
         with torch.inference_mode():
-            maps = network(torch.zeros(1, 3, _PROBE, _PROBE))
+            maps = network(torch.zeros(1, backbone.get("in_channels") or 3, _PROBE, _PROBE))
     if isinstance(maps, torch.Tensor):
         maps = (maps,)
     if not all(isinstance(map, torch.Tensor) and map.ndim == 4 for map in maps):
@@ -148,7 +166,10 @@ def _set_channels(part: tuple[str, Any], model: Any, old: list[int], new: list[i
             f"{name}.in_channels is {given}, not the {chosen} channels of the replaced backbone: set it to what "
             f"{cfg['type']} gets from maps of {new} channels"
         ]
-    cfg["in_channels"] = [new[i] for i in index] if isinstance(index, Sequence) else new[index]
+    if isinstance(given, list | tuple):  # some necks take no other type
+        cfg["in_channels"] = type(given)(new[i] for i in index)
+    else:
+        cfg["in_channels"] = new[index]
     if isinstance(chosen, list) and cfg.get("channels") == sum(chosen) != sum(cfg["in_channels"]):
         return [
             f"{name}.channels is left at {cfg['channels']}, the sum of the old channels; that of the new ones is "
@@ -182,23 +203,29 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
             yield from _walk(item, f"{path}{i}.")
 
 
-def _set_preprocessing(config: Config) -> list[str]:
+def _set_preprocessing(config: Config, channels: int) -> list[str]:
+    """Let images arrive in [0, 1], RGB if they have three channels."""
+    wanted = {"mean": [0.0] * channels, "std": [255.0] * channels, "bgr_to_rgb": channels == 3}
     where = config.model if config.model.get("data_preprocessor") else config
     preprocessor = where.get("data_preprocessor")
     if not preprocessor:
-        return [f"there is no data_preprocessor: images must arrive as RGB in [0, 1], so give it {_PREPROCESSING}"]
-    preprocessor.update(_PREPROCESSING)
+        return [f"there is no data_preprocessor: images must arrive in [0, 1], so give it {wanted}"]
+    preprocessor.update(wanted)
     preprocessor.pop("rgb_to_bgr", None)
     return []
 
 
-def _frozen(old: Any, options: dict[str, Any]) -> list[str]:
-    """What the replaced backbone kept fixed in training; ours trains all of it unless told."""
-    fixed = {"frozen_stages": old.get("frozen_stages", -1), "norm_eval": old.get("norm_eval", False)}
+def _lost(old: Any, options: dict[str, Any]) -> list[str]:
+    """What the replaced backbone had besides its layers: settings that ours take too, and parts that ours have not."""
+    settings = {name: old.get(name) for name in ("frozen_stages", "norm_eval", "with_cp")}
     return [
         f"the replaced backbone had {name}={value}; ours has not, unless you pass {name}"
-        for name, value in fixed.items()
-        if value not in (-1, False) and name not in options
+        for name, value in settings.items()
+        if value not in (None, -1, False) and name not in options
+    ] + [
+        f"the replaced backbone had {name}={old[name]}; ours has nothing of the kind"
+        for name in _EXTRAS
+        if old.get(name)
     ]
 
 

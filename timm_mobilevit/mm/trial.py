@@ -1,0 +1,104 @@
+"""Whether the model of a config works: it is built, and computes its loss on made-up images."""
+
+import copy
+import re
+import traceback
+import warnings
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS
+from torch import nn
+
+from ._installed import enter_scope
+
+_SIDE = 512  # pixels; divisible by every stride in use, and large enough for heads that pool over windows
+_IMAGES = 2  # batch norms learn nothing from one image whose map is a single pixel
+_MODES = ("loss", "tensor")  # of mmengine's models: all that is trained, and the network alone
+_CHANNELS = re.compile(r"to have \d+ channels, but got \d+")  # a convolution that was built for other maps
+
+
+def find_fault(config: Config, before: Config) -> str | None:
+    """Build the model of a config and run it once on the CPU, without weights.
+
+    Args:
+        config: Config of a detector or segmentor that was changed.
+        before: The config as it was. What fails there as well says nothing about the change.
+
+    Returns:
+        Where it fails, and why; None if it does not, or only where it failed before.
+    """
+    for mode in _MODES:
+        fault = _try(config, mode)
+        if fault is None or _CHANNELS.search(fault) or _try(before, mode) is None:
+            return fault
+    return None
+
+
+def _try(config: Config, mode: str) -> str | None:
+    at = "when it is built"
+
+    def enter(name: str) -> Any:
+        def remember(*_: Any) -> None:
+            nonlocal at
+            at = f"in {name}"
+
+        return remember
+
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = _build(config)
+            for name, module in model.named_modules():
+                if name:
+                    module.register_forward_pre_hook(enter(name))
+            data = model.data_preprocessor(_make_batch(config, model.backbone), True)
+            model(**data, mode=mode)
+    except Exception as error:  # models raise anything
+        text = str(error) or traceback.extract_tb(error.__traceback__)[-1].line  # mmdet and mmseg assert a lot
+        return f"{at}: {type(error).__name__}: {text}"
+    return None
+
+
+def _build(config: Config) -> nn.Module:
+    enter_scope(config)
+    described = copy.deepcopy(config.model)
+    if config.get("data_preprocessor"):
+        described.setdefault("data_preprocessor", copy.deepcopy(config.data_preprocessor))
+    preprocessor = described.get("data_preprocessor") or {}
+    if preprocessor.get("size"):
+        preprocessor["size"] = (_SIDE, _SIDE)
+    if preprocessor.get("batch_augments"):  # they change sizes, and ask the runner for the iteration
+        preprocessor["batch_augments"] = None
+    if described.get("teacher_ckpt"):  # which the constructor downloads
+        described["teacher_ckpt"] = None
+    return revert_sync_batchnorm(MODELS.build(described)).train()  # type: ignore[no-any-return]
+
+
+def _make_batch(config: Config, backbone: Any) -> dict[str, Any]:
+    """Images with boxes and masks, or with classes of pixels: all are of the first class."""
+    channels = getattr(backbone, "in_channels", None) or config.model.backbone.get("in_channels", 3)
+    if config.get("default_scope") == "mmdet":
+        from mmdet.testing import demo_mm_inputs
+
+        shape = (channels, _SIDE, _SIDE)
+        batch: dict[str, Any] = demo_mm_inputs(
+            _IMAGES, shape, num_items=[2, 3], num_classes=2, with_mask=True, with_semantic=True
+        )
+        for sample in batch["data_samples"]:
+            sample.gt_instances.labels.zero_()
+        return batch
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(_IMAGES):
+        size = (_SIDE, _SIDE)
+        sample = SegDataSample(metainfo={"img_shape": size, "ori_shape": size, "pad_shape": size})
+        sample.gt_sem_seg = PixelData(data=torch.zeros(1, *size, dtype=torch.int64))
+        sample.gt_edge_map = PixelData(data=torch.zeros(1, *size, dtype=torch.int64))  # for heads that learn edges
+        samples.append(sample)
+    images = [torch.randint(256, (channels, _SIDE, _SIDE), dtype=torch.uint8) for _ in samples]
+    return {"inputs": images, "data_samples": samples}
