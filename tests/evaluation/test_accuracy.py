@@ -87,6 +87,50 @@ def test_equals_a_plain_loop(digits, directory):
     assert accuracy.loss == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-4)
 
 
+class Witness(Constant):
+    """A classifier of two classes that keeps what it sees."""
+
+    def __init__(self, **config):
+        super().__init__(2)
+        self.pretrained_cfg |= config
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "crop", "options"),
+    [
+        ("bilinear", 0.5, {}),
+        ("bicubic", 0.5, {}),
+        ("bicubic", 1.0, {}),
+        ("bicubic", 0.8, {"img_size": 24}),
+        ("bicubic", 0.8, {"crop_pct": 0.5}),
+        ("bilinear", 0.8, {"channel_orders": ("bgr",)}),
+    ],
+)
+def test_models_see_images_as_their_configuration_says(tmp_path, interpolation, crop, options):
+    """The shorter side to that of the input over the crop, the centre, in [0, 1], mean and standard deviation."""
+    folder = save_classes(tmp_path, {"cat": 0, "dog": 1})
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "cat" / "0.png")
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    model = Witness(interpolation=interpolation, crop_pct=crop, mean=mean, std=std)
+    evaluate(model, folder, workers=0, **options)
+    side = options.get("img_size", 32)
+    shorter = int(side / options.get("crop_pct", crop))
+    width = int(shorter * 80 / 50)
+    image = Image.fromarray(pixels).resize((width, shorter), Image.Resampling[interpolation.upper()])
+    left, upper = round((width - side) / 2), round((shorter - side) / 2)
+    image = np.asarray(image.crop((left, upper, left + side, upper + side)), dtype=np.float32) / 255
+    expected = torch.from_numpy((image - np.float32(mean)) / np.float32(std)).permute(2, 0, 1)
+    if options.get("channel_orders") == ("bgr",):
+        expected = expected.flip(0)
+    torch.testing.assert_close(model.seen[0][0], expected)
+
+
 def test_results_are_printed_and_stored(digits, directory, tmp_path):
     args = (digits, "--checkpoint", directory, "--limit", 40, "--workers", 0)
     result = run(*args, "--out", tmp_path / "results", "--json")
@@ -153,14 +197,14 @@ class Brightest(torch.nn.Module):
 def test_images_are_read_as_by_all_commands(tmp_path):
     """Turned as EXIF says, and 16 bits of grey scaled: PIL's own conversion makes both halves white."""
     levels = np.repeat(np.array([[40000], [20000]], dtype=np.uint16), 16, axis=0).repeat(32, axis=1)
-    for orientation, name in ((1, "upper"), (3, "lower")):
+    for orientation, name in ((1, "a_upper"), (3, "b_lower")):
         exif = Image.Exif()
         exif[0x0112] = orientation
         (tmp_path / name).mkdir()
         Image.fromarray(levels).save(tmp_path / name / "wide.png", exif=exif)
         Image.fromarray((levels // 257).astype(np.uint8)).save(tmp_path / name / "photo.jpg", exif=exif)
     (accuracy,) = evaluate(Brightest(), tmp_path, channel_orders=["rgb"], crop_pct=1.0, workers=0)
-    assert (accuracy.images, accuracy.top1) == (4, 0.0)
+    assert (accuracy.images, accuracy.top1) == (4, 100.0)
 
 
 def test_amp_runs_in_bfloat16(tmp_path):
