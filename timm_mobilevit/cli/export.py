@@ -1,5 +1,6 @@
 """``timm-mobilevit export``."""
 
+import re
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
@@ -89,8 +90,13 @@ def export(
         str, typer.Option(help="Stages of the backbone, from 0 to 4, separated by commas.")
     ] = "0,1,2,3,4",
     img_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images in pixels, if not the model's own.")
-    ] = None,
+        str,
+        typer.Option(
+            metavar="SIDE | HEIGHT,WIDTH",
+            help="Size of the images in pixels, if not the model's own; of a config, what its test pipeline makes.",
+            show_default=False,
+        ),
+    ] = "",
     static: Annotated[bool, typer.Option("--static", help="ONNX: one image of that size, nothing else.")] = False,
     fixed_size: Annotated[
         bool, typer.Option("--fixed-size", help="ONNX: any number of images, all of that size.")
@@ -177,6 +183,9 @@ def export(
         raise typer.BadParameter("--argmax and --softmax exclude each other: both are of the logits")
     if (labels or evaluate) and (config or backbone):
         raise typer.BadParameter("--labels and --evaluate are for classifiers")
+    wanted = _parse_size(img_size)
+    if evaluate and wanted and wanted[0] != wanted[1]:
+        raise typer.BadParameter("--evaluate measures on squares: give --img-size one number")
     if evaluate and FORMATS[to].unverified:
         raise typer.BadParameter(f"--evaluate runs the file, but {FORMATS[to].unverified}")
     if weight_type and not (int8 and to == "onnx"):
@@ -205,7 +214,7 @@ def export(
     from ..export._target import check_target
 
     reserve_file(context, out, force=force, check=partial(check_target, to=to))
-    network: Any = _load_config(config, checkpoint, entry, random_weights) if config else None
+    network: Any = _load_config(config, checkpoint, entry, random_weights, wanted) if config else None
     is_detector = network is not None and network.export_metadata["task"] == "object-detection"
     if (argmax and is_detector) or (raw and not is_detector):
         raise typer.BadParameter("--raw is for detectors, --argmax for segmentors")
@@ -221,7 +230,7 @@ def export(
             network.pretrained_cfg = cfg
     else:
         size = network.input_size
-    size = (size[0], img_size, img_size) if img_size else tuple(size)
+    size = (size[0], *(wanted or size[1:]))
 
     options: dict[str, Any] = {"input_size": size, "labels": _read_labels(labels) if labels else None}
     if "--int8" in FORMATS[to].takes:
@@ -288,13 +297,25 @@ def _load_model(name: str, checkpoint: Path | None, entry: str | None, random_we
     return network
 
 
-def _load_config(config: str, checkpoint: Path | None, entry: str | None, random_weights: bool) -> "nn.Module":
+def _load_config(
+    config: str, checkpoint: Path | None, entry: str | None, random_weights: bool, size: tuple[int, int] | None
+) -> "nn.Module":
     if not checkpoint and not random_weights:
         raise ValueError("a config has no weights: name them with --checkpoint, or say --random-weights")
     from ..export.mm import load_exportable
     from ._checkpoint import load_dense
 
-    return load_dense(load_exportable, config, checkpoint, entry)
+    return load_dense(partial(load_exportable, img_size=size), config, checkpoint, entry)
+
+
+def _parse_size(text: str) -> tuple[int, int] | None:
+    """Height and width, from ``320``, ``480,640`` or ``480x640``."""
+    if not text:
+        return None
+    sides = re.fullmatch(r"([1-9]\d*)(?:\s*[,x×]\s*([1-9]\d*))?", text.strip(), re.IGNORECASE)
+    if not sides:
+        raise typer.BadParameter(f"--img-size is a number of pixels, or HEIGHT,WIDTH as in 480,640; got {text!r}")
+    return int(sides[1]), int(sides[2] or sides[1])
 
 
 def _indices(text: str) -> list[int]:

@@ -1,18 +1,21 @@
 """What detectors and segmentors find in images: drawn with the frameworks' own visualizers, and as JSON."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dataset import Compose
+from numpy.typing import NDArray
 from pycocotools import mask as rle  # type: ignore[import-untyped]
 from torch.utils._pytree import tree_leaves
 
 from .._files import check_folder, replacing
 from ..mm.convert import dataset_meta
+from ..mm.evaluated_data import evaluated_steps
 from ..mm.loading import load_model
+from ..mm.type_names import type_name
 from ._checkpoint import load_dense
 from ._images import NOT_FINITE, load_image, usable_device
 
@@ -56,19 +59,19 @@ def predict_dense(
     model, cfg = load_dense(load_model, config, checkpoint, entry)
     model = model.to(usable_device(device))
     finite = _Finite(model)
-    steps = [step for step in cfg.test_dataloader.dataset.pipeline if not step.type.endswith("LoadAnnotations")]
-    for step in steps:
-        if step.type.endswith("LoadImageFromFile"):
-            step.type = "LoadImageFromNDArray"  # read as for all other models
-    pipeline = Compose(steps)
+    prepare = _preparation(evaluated_steps(cfg))
     meta = dataset_meta(cfg)
+    if not meta.get("classes"):
+        raise ValueError(
+            f"the data set that {config} tests on names no classes: set metainfo=dict(classes=(...)) in it"
+        )
     visualizer = None
     for path, name in zip(images, names, strict=True):
         pixels = load_image(path, "RGB", np.array)
         if isinstance(pixels, str):
             yield {"image": str(path), "error": pixels}
             continue
-        packed = pipeline({"img": np.ascontiguousarray(pixels[..., ::-1]), "img_id": 0})  # BGR, as mmcv reads
+        packed = prepare(path, pixels)
         with torch.inference_mode():
             (sample,) = model.test_step({key: [value] for key, value in packed.items()})
         sample = sample.cpu()
@@ -85,6 +88,24 @@ def predict_dense(
             visualizer.add_datasample(name, pixels, sample, draw_gt=False, out_file=str(temporary), **options)
         height, width = pixels.shape[:2]
         yield {"image": str(path), "picture": name, "width": width, "height": height, kind: found}
+
+
+def _preparation(steps: list[Any]) -> Callable[[Path, NDArray[Any]], dict[str, Any]]:
+    """A function from an image, its file and its pixels, to what the model takes."""
+    loader = steps[0]
+    in_colour = type_name(loader.type) == "LoadImageFromFile" and loader.get("color_type", "color") == "color"
+    pipeline = Compose(steps[1:] if in_colour else steps)
+
+    def prepare(path: Path, pixels: NDArray[Any]) -> dict[str, Any]:
+        image = {"img_path": str(path), "img_id": 0}
+        if not in_colour:  # other channels are read as the config says
+            return pipeline(image)  # type: ignore[no-any-return]
+        bgr = np.ascontiguousarray(pixels[..., ::-1])  # as mmcv reads, but read as for all other models
+        if loader.get("to_float32"):
+            bgr = bgr.astype(np.float32)
+        return pipeline({**image, "img": bgr, "img_shape": bgr.shape[:2], "ori_shape": bgr.shape[:2]})  # type: ignore[no-any-return]
+
+    return prepare
 
 
 def _visualizer(kind: str, meta: dict[str, Any]) -> Any:
@@ -153,7 +174,7 @@ def _picture_names(paths: Iterable[Path], images: Iterable[Path]) -> list[str]:
 def _detections(sample: Any, classes: Sequence[str]) -> list[dict[str, Any]]:
     found = sample.pred_instances
     entries = [
-        {"label": classes[index], "index": index, "score": score, "box": box}
+        {"label": _label(classes, index), "index": index, "score": score, "box": box}
         for index, score, box in zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), strict=True)
     ]
     if "masks" in found:
@@ -163,16 +184,25 @@ def _detections(sample: Any, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _segments(sample: Any, classes: Sequence[str]) -> list[dict[str, Any]]:
-    indices = sample.pred_sem_seg.data[0]  # [H, W]
+    indices = sample.pred_sem_seg.data[0].long()  # [H, W]; mmseg's binary segmentors give them as fractions
     return [
         {
-            "label": classes[index],
+            "label": _label(classes, index),
             "index": index,
             "pixels": int((indices == index).sum()),
             "mask": _run_lengths(indices == index),
         }
         for index in indices.unique().tolist()
     ]
+
+
+def _label(classes: Sequence[str], index: int) -> str:
+    if index >= len(classes):
+        raise ValueError(
+            f"the model finds class {index}, but the data set that its config tests on names {len(classes)}: "
+            f"{', '.join(classes[:5])}; name all of them in metainfo=dict(classes=(...)), also a segmentor's background"
+        )
+    return classes[index]
 
 
 def _run_lengths(mask: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class WithInterface(nn.Module):
         mean: One number per channel.
         std: One number per channel.
         image_input: Whether it takes pixels as decoders of pictures give them; otherwise in [0, 1], channels first.
-        softmax: Whether its logits [B, classes, …] become probabilities.
+        softmax: Whether its logits [B, classes, …] become probabilities; a single one does by the sigmoid.
 
     Shape:
         Input uint8 [B, H, W, C] with ``image_input``, otherwise float [B, C, H, W] in [0, 1]. Output as the network's.
@@ -57,7 +57,9 @@ class WithInterface(nn.Module):
         if self.scales:
             x = x * self.scale
         x = self.model(x)
-        return x.softmax(dim=1) if self.softmax else x
+        if not self.softmax:
+            return x
+        return x.sigmoid() if x.shape[1] == 1 else x.softmax(dim=1)
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:

@@ -92,7 +92,20 @@ argmax (float[B, C, H, W] logits) => (int64[B, H, W] classes)
     classes = ArgMax<axis = 1, keepdims = 0>(logits)
 }
 """
+# Of one logit per pixel, as mmseg has it.
+_THRESHOLD = """
+threshold (float[B, 1, H, W] logits) => (int64[B, H, W] classes)
+<int64[1] channel = {{1}}, float least = {{ {threshold} }}>
+{{
+    fractions = Cast<to = 1>(logits)
+    probabilities = Sigmoid(fractions)
+    above = Greater(probabilities, least)
+    flat = Squeeze(above, channel)
+    classes = Cast<to = 7>(flat)
+}}
+"""
 _ALL = 2**31 - 1
+_EVEN = 1e-5  # of a probability: so near to a threshold, runtimes round to either side
 _MISSED = 0.01  # of the detections: overlaps can lie at the threshold, and be rounded to either side of it
 
 
@@ -165,7 +178,8 @@ def suppresses_classes_together(facts: Mapping[str, Any], name: str) -> bool:
 def add_argmax(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     """Let the ONNX file of a segmentor give the class of each pixel instead of logits.
 
-    The output is ``classes`` [batch, height, width], int64, indices of the names in the metadata.
+    The output is ``classes`` [batch, height, width], int64, indices of the names in the metadata. A binary segmentor
+    has one logit per pixel: class 1 is where its sigmoid is above the ``threshold`` in the metadata.
 
     Args:
         path: A file of ``export_onnx``, of a segmentor of ``timm_mobilevit.export.mm``.
@@ -178,11 +192,19 @@ def add_argmax(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Non
     """
     proto, facts = _open(path, out, "semantic-segmentation", ["logits"])
 
-    def check(size: tuple[int, int], raw: list[NDArray[Any]], final: list[NDArray[Any]]) -> None:
-        if not np.array_equal(raw[0].argmax(axis=1), final[0]):
-            raise RuntimeError(f"on {size[0]}×{size[1]} the classes are not those of the largest logits")
+    threshold = facts.get("threshold")
 
-    _add(proto, _ARGMAX, {}, facts, out, check)
+    def check(size: tuple[int, int], raw: list[NDArray[Any]], final: list[NDArray[Any]]) -> None:
+        if threshold is None:
+            wrong = raw[0].argmax(axis=1) != final[0]
+        else:
+            above = torch.from_numpy(raw[0][:, 0]).double().sigmoid().numpy() - threshold
+            wrong = (above > 0) != (final[0] == 1)
+            wrong &= np.abs(above) > _EVEN
+        if wrong.any():
+            raise RuntimeError(f"on {size[0]}×{size[1]} the classes are not those of the logits")
+
+    _add(proto, _ARGMAX if threshold is None else _THRESHOLD.format(threshold=float(threshold)), {}, facts, out, check)
 
 
 def detections(
@@ -299,10 +321,11 @@ def _add(
 def _run(proto: Any, size: tuple[int, int]) -> list[NDArray[Any]]:
     import onnxruntime
 
-    batch = _input_shape(proto)[0] or 1
-    images = make_images((batch, 3, *size)).numpy()
-    if _is_uint8(proto):
-        images = (255 * images).astype(np.uint8).transpose(0, 2, 3, 1)  # [B, H, W, 3]
+    pixels = _is_uint8(proto)
+    shape = _input_shape(proto)
+    images = make_images((shape[0] or 1, shape[3 if pixels else 1], *size)).numpy()
+    if pixels:
+        images = (255 * images).astype(np.uint8).transpose(0, 2, 3, 1)  # [B, H, W, C]
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     if session.get_inputs()[0].type == "tensor(float16)":
         images = images.astype(np.float16)

@@ -50,7 +50,7 @@ def _try(config: Config, mode: str) -> str | None:
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = _build(config)
+            model: Any = _build(config)
             for name, module in model.named_modules():
                 if name:
                     module.register_forward_pre_hook(enter(name))
