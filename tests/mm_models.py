@@ -1,11 +1,13 @@
-"""Detectors and segmentors built without a config file, as the reference has them."""
+"""Detectors and segmentors built without a config file, as the reference has them, with random weights."""
 
 import math
 
+import pytest
 import timm
 from golden_data import make_weights
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from random_weights import randomise
 from torch import nn
 
 from timm_mobilevit.mm.convert import _rules, _their_name
@@ -18,6 +20,14 @@ KINDS = [
     for kind in sorted({variant.block for variant in VARIANTS.values()})
 ]
 SMALL = KINDS[0]
+
+
+def by_framework(configs):
+    """Configs as parameters of a test; those of detectors need what detection needs."""
+    return [
+        pytest.param(config, id=config.stem, marks=pytest.mark.detection if "ssdlite" in config.stem else ())
+        for config in configs
+    ]
 
 
 def ssd(arch, num_classes=80, **test_cfg):
@@ -52,17 +62,18 @@ def ssd(arch, num_classes=80, **test_cfg):
             **test_cfg,
         },
     }
-    return MODELS.build(ConfigDict(config))
+    model = randomise(MODELS.build(ConfigDict(config)))
+    for predictor in model.bbox_head.predictors:  # offsets and logits of about 1
+        last = predictor if isinstance(predictor, nn.Conv2d) else predictor[-1]
+        nn.init.normal_(last.bias, std=1.0)
+        nn.init.normal_(last.weight, std=0.1 / math.sqrt(last.in_channels))
+    return model.train()
 
 
 def detector(**test_cfg):
     """A detector whose boxes and scores differ from anchor to anchor: no two are equal, few are certain."""
     model = ssd(SMALL, num_classes=3, **test_cfg).eval()
     model.data_preprocessor._channel_conversion = True
-    for predictor in model.bbox_head.predictors:
-        last = predictor if isinstance(predictor, nn.Conv2d) else predictor[-1]
-        nn.init.normal_(last.bias, std=1.0)
-        nn.init.normal_(last.weight, std=20 / math.sqrt(last.in_channels))
     return model
 
 
@@ -99,7 +110,7 @@ def segmentor(arch, head, num_classes, *, output_stride, rates=None, later=True,
             "concat_input": False,
             **common,
         }
-    return MODELS.build(ConfigDict(config))
+    return randomise(MODELS.build(ConfigDict(config))).train()
 
 
 def theirs_of(model, arch):

@@ -19,14 +19,18 @@ from timm_mobilevit.mm._installed import check_installed
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.convert import export_state_dict
 
-# Module and what a user knows it by; without mmcv its ops are missing too.
-MISSING = {
-    "mmengine": "mmengine",
-    "mmcv": "mmcv",
-    "mmcv.ops": "mmcv's ops",
-    "mmdet": "mmdet",
-    "mmseg": "mmsegmentation",
+# What `timm_mobilevit.mm` gives beside MMEngine alone; beside mmseg and mmcv without ops; beside mmdet and all of mmcv.
+OF_THE_BACKBONE = {
+    "BestCheckpointHook",
+    "MobileViTRunner",
+    "TimmMobileViT",
+    "WarmUpLR",
+    "convert_state_dict",
+    "use_backbone",
 }
+OF_BOTH = {"RandomBrightnessFactor", "RandomGaussianBlur", "RandomPhotometricDistort", "ResizeToFloorMultiple"}
+OF_SEGMENTATION = {"MobileViTASPPHead", "MobileViTEncoderDecoder", "MobileViTPSPHead", "MobileViTSegTTAModel"}
+OF_DETECTION = {"SSDCrop", "SSDLiteAnchorGenerator", "SSDLiteHead", "SSDLiteNeck"}
 
 
 def backbone(name=SMALL, **options):
@@ -34,12 +38,10 @@ def backbone(name=SMALL, **options):
 
 
 class TestBackbone:
-    def test_is_found_from_both_frameworks(self):
-        from mmdet.registry import MODELS as DETECTION
-        from mmseg.registry import MODELS as SEGMENTATION
-
-        for registry in (MODELS, DETECTION, SEGMENTATION):
-            assert registry.get("TimmMobileViT") is timm_mobilevit.mm.TimmMobileViT
+    @pytest.mark.parametrize("framework", ["mmengine", "mmseg", pytest.param("mmdet", marks=pytest.mark.detection)])
+    def test_is_found_from_all_frameworks(self, framework):
+        registry = importlib.import_module(f"{framework}.registry").MODELS
+        assert registry.get("TimmMobileViT") is timm_mobilevit.mm.TimmMobileViT
 
     @pytest.mark.parametrize("name", KINDS)
     def test_maps_equal_timms(self, name):
@@ -97,6 +99,7 @@ class TestBackbone:
         with pytest.raises(FileNotFoundError, match=r"no checkpoint file at missing\.pt"):
             backbone(pretrained="missing.pt").init_weights()
 
+    @pytest.mark.detection
     def test_a_detectors_file_is_one_of_a_backbone(self, tmp_path, caplog):
         detector = ssd(SMALL)
         torch.save({"meta": {"mmengine_version": "0"}, "state_dict": detector.state_dict()}, tmp_path / "mine.pth")
@@ -205,11 +208,22 @@ class TestBackbone:
             backbone(**options)
 
 
-@pytest.mark.parametrize("missing", ["mmengine", "mmcv", "mmcv.ops", "mmdet", "mmseg"])
-def test_what_is_missing_is_named(missing, monkeypatch):
+@pytest.mark.parametrize(
+    ("part", "missing", "extra"),
+    [
+        ("the backbone", "mmengine", "seg"),
+        ("augmentations", "mmcv", "seg"),
+        ("segmentation", "mmcv", "seg"),
+        ("segmentation", "mmseg", "seg"),
+        ("detection", "mmcv", "det"),
+        ("detection", "mmcv.ops", "det"),
+        ("detection", "mmdet", "det"),
+    ],
+)
+def test_what_is_missing_is_named(part, missing, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=rf"cannot import {MISSING[missing]}.*: .*\[mm\]"):
-        check_installed()
+    with pytest.raises(ImportError, match=rf"for {part}, but cannot import .*{missing}: .*'timm-mobilevit\[{extra}\]'"):
+        check_installed(part)
 
 
 def test_version_that_is_refused_is_an_import_error(monkeypatch):
@@ -217,16 +231,66 @@ def test_version_that_is_refused_is_an_import_error(monkeypatch):
     imported = importlib.import_module
 
     def refuse(name):
-        assert name != "mmdet", "MMCV==2.2.0 is used but incompatible"
+        assert name != "mmseg", "MMCV==2.2.0 is used but incompatible"
         return imported(name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(ImportError, match=r"cannot import mmdet: MMCV==2\.2\.0 is used but incompatible"):
-        check_installed()
+    with pytest.raises(ImportError, match=r"cannot import mmseg: MMCV==2\.2\.0 is used but incompatible"):
+        check_installed("segmentation")
 
 
-def test_import_without_the_extra():
-    code = "import sys; sys.modules['mmcv'] = None\nimport timm_mobilevit.mm"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def without(packages, code):
+    """Run code in a Python in which some packages cannot be imported."""
+    blocked = f"import sys\nsys.modules.update(dict.fromkeys({packages}))\n"
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", blocked + code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("packages", "there", "extras"),
+    [
+        (["mmcv", "mmseg", "mmdet"], OF_THE_BACKBONE, {"seg", "det"}),
+        (["mmcv.ops", "mmdet"], OF_THE_BACKBONE | OF_BOTH | OF_SEGMENTATION, {"det"}),
+        pytest.param(["mmseg"], OF_THE_BACKBONE | OF_BOTH | OF_DETECTION, {"seg"}, marks=pytest.mark.detection),
+    ],
+    ids=["mmengine", "segmentation", "detection"],
+)
+def test_each_part_needs_its_own_packages_alone(packages, there, extras):
+    assert set(timm_mobilevit.mm.__all__) == OF_THE_BACKBONE | OF_BOTH | OF_SEGMENTATION | OF_DETECTION
+    code = """
+import timm_mobilevit.mm as mm
+for name in mm.__all__:
+    try:
+        print(name, getattr(mm, name).__name__)
+    except ImportError as error:
+        print(name, "error", str(error).partition("timm-mobilevit[")[2].partition("]")[0])
+"""
+    done = without(packages, code)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {name for name, *rest in lines if rest[0] != "error"} == there
+    assert {rest[1] for _, *rest in lines if rest[0] == "error"} == extras
+
+
+@pytest.mark.parametrize(
+    ("code", "packages", "extra"),
+    [
+        ("import timm_mobilevit.mm", ["mmengine"], "seg"),
+        ("import timm_mobilevit.mm.ssd_head", ["mmdet"], "det"),
+        ("import timm_mobilevit.mm.seg_heads", ["mmseg"], "seg"),
+        (
+            "from timm_mobilevit.mm.loading import load_model; load_model('ssdlite_mobilevitv3-xxs')",
+            ["mmcv.ops", "mmdet"],
+            "det",
+        ),
+        ("from timm_mobilevit.mm.loading import load_model; load_model('pspnet_mobilevitv2-0.5-d8')", ["mmseg"], "seg"),
+    ],
+)
+def test_missing_part_names_its_extra(code, packages, extra):
+    done = without(packages, code)
     assert done.returncode == 1
-    assert "pip install 'timm-mobilevit[mm]'" in done.stderr
+    assert f"pip install 'timm-mobilevit[{extra}]'" in done.stderr.splitlines()[-1]
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'SSDHead'"):
+        _ = timm_mobilevit.mm.SSDHead

@@ -117,6 +117,7 @@ def test_inspect_and_convert(trained, tmp_path):
     assert torch.equal(loaded.stem.conv.weight, average["backbone.stem.conv.weight"])
 
 
+@pytest.mark.detection
 def test_meta_names_the_classes():
     data = {"type": "CocoDataset", "metainfo": {"classes": ("zero", "one")}}
     cfg = Config({"default_scope": "mmdet", "test_dataloader": {"dataset": data}})

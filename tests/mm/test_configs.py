@@ -17,14 +17,14 @@ try:
 except ImportError as missing:  # its message names the extra
     pytest.skip(str(missing), allow_module_level=True)
 
-from mmdet.datasets import CocoDataset
-from mmdet.testing import demo_mm_inputs
+from mm_models import by_framework
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
 from timm_mobilevit.mm import MobileViTPSPHead
 from timm_mobilevit.variants import get_variant
@@ -35,6 +35,11 @@ METAFILES = sorted((ROOT / "mm_configs").glob("mm*/[!_]*/metafile.yml"))
 ENTRIES = {
     entry["Name"]: entry for file in METAFILES for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["Models"]
 }
+COCO_CLASSES = [
+    name
+    for name in SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
+    if name not in ("__background__", "N/A")
+]
 NAME = re.compile(
     r"(ssdlite|deeplabv3|pspnet)_(?P<net>mobilevitv[123]-[a-z0-9.]+)(-rangeaugment)?(-d(?P<stride>8|16))?"
     r"_(?P<gpus>\d)xb(?P<batch>\d+)-(?P<epochs>\d+)e_(coco|ade20k|voc12aug)-(?P<size>\d+)x(?P=size)"
@@ -101,7 +106,7 @@ def test_name_header_metafile_and_readme_agree(leaf):
     assert f"{origin.get('Folder', origin['Weights'].partition('/models/')[2])}`" in row
 
 
-@pytest.mark.parametrize("leaf", LEAVES, ids=_ids)
+@pytest.mark.parametrize("leaf", by_framework(LEAVES))
 def test_config_builds_what_its_name_says(leaf):
     cfg = _load(leaf)
     model = MODELS.build(cfg.model)
@@ -137,7 +142,7 @@ def test_config_builds_what_its_name_says(leaf):
             assert model.auxiliary_head.channels == max(backbone.out_channels[0] // 4, 128)
 
 
-@pytest.mark.parametrize("leaf", SMALLEST, ids=_ids)
+@pytest.mark.parametrize("leaf", by_framework(SMALLEST))
 def test_decay_and_learning_rates_of_the_recipe(leaf):
     cfg = _load(leaf)
     model = MODELS.build(cfg.model)
@@ -152,13 +157,18 @@ def test_decay_and_learning_rates_of_the_recipe(leaf):
         assert of[id(parameter)]["lr"] == pytest.approx(lr * (10 if old and "_head." in key else 1)), key
 
 
-@pytest.mark.parametrize("leaf", LEAVES, ids=_ids)
+@pytest.mark.parametrize("leaf", by_framework(LEAVES))
 def test_train_step_and_predict(leaf):
     cfg = _load(leaf)
     model = MODELS.build(cfg.model)
     model.init_weights()
     is_detector = cfg.default_scope == "mmdet"
-    batch = demo_mm_inputs(2, (3, 128, 128), num_classes=80) if is_detector else _make_batch(model)
+    if is_detector:
+        from mmdet.testing import demo_mm_inputs
+
+        batch = demo_mm_inputs(2, (3, 128, 128), num_classes=80)
+    else:
+        batch = _make_batch(model)
 
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     model.train()
@@ -247,7 +257,7 @@ def data(tmp_path_factory):
             {"id": i, "image_id": image, "category_id": i, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             for i, (image, box) in enumerate(boxes)
         ],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(CocoDataset.METAINFO["classes"])],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(COCO_CLASSES)],
     }
     (root / "data/coco/annotations").mkdir()
     for split in ("train2017", "val2017"):
@@ -264,7 +274,7 @@ def _shrink(value):
     return tuple(64 if side == 512 else side for side in value) if isinstance(value, tuple) else value
 
 
-@pytest.mark.parametrize("leaf", SMALLEST, ids=_ids)
+@pytest.mark.parametrize("leaf", by_framework(SMALLEST))
 def test_pipelines_give_what_the_recipe_says(leaf, data, monkeypatch):
     monkeypatch.chdir(data)
     cfg = _load(leaf)
@@ -298,8 +308,10 @@ def test_pipelines_give_what_the_recipe_says(leaf, data, monkeypatch):
 
 @pytest.mark.parametrize(
     "leaf",
-    [pytest.param(leaf, marks=[] if "ssdlite" in leaf.stem else pytest.mark.long) for leaf in SMALLEST],
-    ids=_ids,
+    [
+        pytest.param(leaf, id=leaf.stem, marks=pytest.mark.detection if "ssdlite" in leaf.stem else pytest.mark.long)
+        for leaf in SMALLEST
+    ],
 )
 def test_recipe_runs(leaf, data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)

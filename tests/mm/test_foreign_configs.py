@@ -1,13 +1,11 @@
 """Configs of MMDetection and MMSegmentation with our backbone: they train and predict at odd sizes."""
 
+import importlib
 import math
 from pathlib import Path
 
-import mmdet
-import mmseg
 import pytest
 import torch
-from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
@@ -18,7 +16,6 @@ from timm_mobilevit.mm import use_backbone
 from timm_mobilevit.variants import get_variant
 
 ARCH = "mobilevitv3_xxs"
-FOLDERS = {module.__name__: Path(module.__file__).parent / ".mim" / "configs" for module in (mmdet, mmseg)}
 # Config, and what the helper says of it besides what was frozen.
 DETECTORS = {
     "retinanet/retinanet_r50_fpn_1x_coco.py": [],
@@ -49,7 +46,7 @@ SIZES = {"mobilenet_v3": (397, 431)}
 
 
 def load(framework, name):
-    return Config.fromfile(FOLDERS[framework] / name)
+    return Config.fromfile(Path(importlib.import_module(framework).__file__).parent / ".mim" / "configs" / name)
 
 
 def build(config):
@@ -77,8 +74,11 @@ def check_notes(notes, config, expected):
 
 
 @pytest.mark.long
+@pytest.mark.detection
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detector(name):
+    from mmdet.testing import demo_mm_inputs
+
     config = load("mmdet", name)
     notes = use_backbone(config, ARCH)
     check_notes(notes, config, DETECTORS[name])
@@ -137,6 +137,7 @@ def retinanet(**changes):
     )
 
 
+@pytest.mark.detection
 class TestUseBackbone:
     def test_what_is_set(self):
         config = retinanet(pretrained="open-mmlab://resnet18")

@@ -6,7 +6,6 @@ import torch
 import torchvision
 from golden_data import FOLDER, error, load, make_images, make_weights
 from mm_models import segmentor, ssd
-from mmdet.structures import DetDataSample
 from mmseg.structures import SegDataSample
 
 from timm_mobilevit.mm.convert import convert_state_dict
@@ -19,7 +18,7 @@ SEGMENTORS = sorted(path.stem for path in FOLDER.glob("[dp]*net_*.json")) + sort
 )
 
 
-@pytest.fixture(scope="module", params=DETECTORS)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.detection) for name in DETECTORS])
 def detector(request):
     """A detector with the recorded weights, its recording and its raw outputs."""
     golden = load(request.param)
@@ -59,6 +58,8 @@ def test_anchors_and_decoded_boxes_equal_the_reference(detector):
 
 def samples(batch, size, ori):
     meta = {"img_shape": (size, size), "ori_shape": ori, "scale_factor": (size / ori[1], size / ori[0])}
+    from mmdet.structures import DetDataSample
+
     return [DetDataSample(metainfo={**meta, "batch_input_shape": (size, size)}) for _ in range(batch)]
 
 

@@ -1,5 +1,6 @@
 """The digit configs with the tools of MMDetection and MMSegmentation: train, be killed, resume, test, two processes."""
 
+import importlib
 import json
 import os
 import pickle
@@ -7,15 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mmdet
-import mmseg
 import numpy as np
 import pytest
 import torch
 import typer
-from mmdet.apis import DetInferencer
-from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox_overlaps
+from mm_models import by_framework
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmseg.apis import MMSegInferencer
@@ -31,7 +28,6 @@ from timm_mobilevit.mm.loading import load_model
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "benchmarks" / "mm_digits").glob("*.py"))
-TOOLS = {module.__name__: Path(module.__file__).parent / ".mim" / "tools" for module in (mmdet, mmseg)}
 ENV = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
@@ -84,7 +80,9 @@ def save(config, file):
 
 
 def tool(name, config, *arguments, launcher=()):
-    command = [*launcher, sys.executable, TOOLS[Config.fromfile(config).default_scope] / name, config, *arguments]
+    framework = importlib.import_module(Config.fromfile(config).default_scope)
+    script = Path(framework.__file__).parent / ".mim" / "tools" / name
+    command = [*launcher, sys.executable, script, config, *arguments]
     return subprocess.run(
         [str(part) for part in command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300
     )
@@ -99,7 +97,7 @@ def losses(folder):
     return [(int(step), float(loss)) for step, loss in rows]
 
 
-@pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=by_framework(CONFIGS))
 def run(request, scenes, tmp_path_factory):
     """Folder of an unbroken run, with ``config.py`` beside the work folder."""
     folder = tmp_path_factory.mktemp("run")
@@ -132,8 +130,11 @@ def predictions(folder):
     return [instance[key].numpy() for instance in instances for key in ("bboxes", "scores", "labels")]
 
 
+@pytest.mark.detection
 def test_digits_have_anchors(tmp_path):
     """The detector learns a digit from the anchors that overlap it by half: few, for a small image has few cells."""
+    from mmdet.structures.bbox import bbox_overlaps
+
     config = Config.fromfile(ROOT / "benchmarks/mm_digits/ssdlite_mobilevitv3-xxs_digits.py")
     config.model.backbone.pretrained = False
     init_default_scope(config.default_scope)
@@ -208,7 +209,12 @@ def test_training_is_exported(run, tmp_path):
     images = torch.rand(1, 3, SIZE, SIZE)
     outputs = onnxruntime.InferenceSession(out).run(None, {"images": images.numpy()})
     meta = dict.fromkeys(("img_shape", "batch_input_shape", "ori_shape", "pad_shape"), (SIZE, SIZE))
-    kind = SegDataSample if segments else DetDataSample
+    if segments:
+        kind = SegDataSample
+    else:
+        from mmdet.structures import DetDataSample
+
+        kind = DetDataSample
     with torch.inference_mode():
         (sample,) = model.predict(images, [kind(metainfo={**meta, "scale_factor": (1.0, 1.0)})])
     if segments:
@@ -257,6 +263,8 @@ def test_inferencers_draw_without_network(run, scenes, converted, tmp_path, monk
         inferencer = MMSegInferencer(**options)
         inferencer(str(image), out_dir=str(tmp_path / "found"), show=False)
     else:
+        from mmdet.apis import DetInferencer
+
         inferencer = DetInferencer(**options, show_progress=False)
         inferencer(str(image), out_dir=str(tmp_path / "found"), pred_score_thr=0.0, print_result=False)
     assert tuple(inferencer.model.dataset_meta["classes"])[-1] == "9"

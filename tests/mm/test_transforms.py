@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageFilter
 
@@ -17,6 +16,8 @@ class TestTransforms:
 
     def results(self, boxes=((10, 20, 120, 140), (150, 100, 290, 190))):
         """An image of 200×300 whose pixels say where they are: row, column."""
+        from mmdet.structures.bbox import HorizontalBoxes
+
         image = np.stack([*np.mgrid[:200, :300], np.zeros((200, 300), int)], axis=-1).astype(np.int32)
         return {
             "img": image,
@@ -26,6 +27,7 @@ class TestTransforms:
             "gt_ignore_flags": np.zeros(len(boxes), bool),
         }
 
+    @pytest.mark.detection
     @pytest.mark.parametrize("mode", [0.1, 0.5, 0.9])
     def test_crop_keeps_its_promise(self, mode):
         """Some box, not every one, overlaps the crop by the mode; boxes whose centre is outside are gone."""
@@ -50,6 +52,7 @@ class TestTransforms:
             moved = np.concatenate([boxes[:, :2] - low, boxes[:, 2:] - low], 1)[inside]
             np.testing.assert_allclose(after["gt_bboxes"].tensor, moved.clip(0, [width, height, width, height]))
 
+    @pytest.mark.detection
     def test_sides_of_the_crop(self):
         """From 0.3 of the image's to all of it; by default not below 100 pixels."""
         crop = TRANSFORMS.build({"type": "SSDCrop", "modes": (0.01,), "min_size": 0})
@@ -58,6 +61,7 @@ class TestTransforms:
         assert (sizes.min(0) < 0.36).all()
         assert (sizes.max(0) > 0.94).all()
 
+    @pytest.mark.detection
     def test_crop_leaves_alone(self):
         crop = TRANSFORMS.build({"type": "SSDCrop", "modes": (0.0,)})
         assert crop(self.results())["img"].shape == (200, 300, 3)
@@ -132,7 +136,11 @@ class TestTransforms:
     @pytest.mark.parametrize(
         ("name", "defaults"),
         [
-            ("SSDCrop", "modes=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), min_size=100"),
+            pytest.param(
+                "SSDCrop",
+                "modes=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), min_size=100",
+                marks=pytest.mark.detection,
+            ),
             ("RandomBrightnessFactor", "factors=(0.875, 1.125), prob=0.5"),
             ("RandomGaussianBlur", "max_radius=1.0, prob=0.5"),
             (
