@@ -14,6 +14,9 @@ from timm_mobilevit.network.attention import MultiHeadAttention
 def test_nothing_is_left_to_multiply(name):
     """With norms that are not at the 1 and 0 that they start as."""
     model = shallow(name)
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.eps = 0.01
     fast = optimize_for_inference(model)
     assert all(module.weight is None for module in fast.modules() if isinstance(module, nn.GroupNorm))
     assert all(module.scale_in_qkv for module in fast.modules() if isinstance(module, MultiHeadAttention))

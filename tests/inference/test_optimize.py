@@ -55,8 +55,8 @@ def test_optimizes_what_timm_makes_of_a_model(name):
 
 
 def test_optimizes_twice_and_from_training_mode():
-    model = build("mobilevitv2_0_5", num_classes=5)
-    x = torch.rand(2, 3, 64, 64)
+    model = build("mobilevitv2_0_5", num_classes=5).double()
+    x = torch.rand(2, 3, 64, 64, dtype=torch.double)
     expected = model(x)
     once = optimize_for_inference(model.train())
     assert_equal(once(x), expected)

@@ -177,6 +177,17 @@ def test_v2_resizes_its_input_between_the_centres(v3_fusion):
     assert torch.equal(exact(large), expected)
 
 
+@pytest.mark.parametrize("kind", [MobileViTBlock, SeparableMobileViTBlock])
+def test_blocks_take_their_options(kind):
+    """Those that no model of the table changes, too."""
+    heads = {"num_heads": 2} if kind is MobileViTBlock else {}
+    block = kind(8, transformer_dim=12, transformer_depth=3, mlp_ratio=5, **heads)
+    assert len(block.transformer) == 3
+    for layer in block.transformer:
+        assert layer.mlp.fc1.weight.shape[:2] == layer.mlp.fc2.weight.shape[1::-1] == (60, 12)
+        assert getattr(layer.attn, "num_heads", 2) == 2
+
+
 @pytest.mark.parametrize("with_gradients", [False, True])
 @pytest.mark.parametrize(("momentum", "eps"), [(0.1, 1e-5), (0.03, 1e-3), (0.7, 0.1)])
 def test_norms_have_their_own_momentum_and_epsilon(momentum, eps, with_gradients):
