@@ -28,7 +28,7 @@ def write_mm_checkpoint(
         entry: The entry of the file that holds the weights, as ``read_checkpoint`` takes it.
 
     Raises:
-        ImportError: If the extra mm is not installed.
+        ImportError: If the extra that the config needs, seg or det, is not installed.
         ValueError: If the checkpoint does not belong to the config.
         FileNotFoundError: If a file is missing.
     """

@@ -58,7 +58,7 @@ def convert(
         typer.Option(
             help="Config of a detector or segmentor: converts an official detection or segmentation checkpoint, or one "
             "of a training, for MMDetection's or MMSegmentation's tools. A file, or a name that "
-            "`timm-mobilevit config` lists. Needs the extra mm.",
+            "`timm-mobilevit config` lists. Needs the extra seg, det or mm.",
             show_default=False,
         ),
     ] = "",

@@ -81,7 +81,7 @@ def export(
         str,
         typer.Option(
             help="Config of a detector or segmentor, instead of a model. A file, or a name that "
-            "`timm-mobilevit config` lists. Needs the extra mm, and weights in --checkpoint.",
+            "`timm-mobilevit config` lists. Needs the extra seg, det or mm, and weights in --checkpoint.",
             show_default=False,
         ),
     ] = "",

@@ -61,7 +61,7 @@ def predict(
         str,
         typer.Option(
             help="Config of a detector or segmentor, instead of --model: draws boxes or masks. A file, or a name that "
-            "`timm-mobilevit config` lists. Needs the extra mm, --checkpoint and --out.",
+            "`timm-mobilevit config` lists. Needs the extra seg, det or mm, --checkpoint and --out.",
             show_default=False,
         ),
     ] = "",
