@@ -148,9 +148,9 @@ def test_images_that_cannot_be_read_are_reported(photos, tmp_path):
     assert [line.split(": ")[1].rpartition("/")[2] for line in done.stderr.splitlines()] == ["cut.png", "missing.png"]
 
 
-def test_images_are_read_as_by_all_commands(photos, tmp_path):
+def test_images_are_read_as_by_all_commands(configs, photos, tmp_path):
     """Turned as EXIF says, and 16 bits of grey rounded to eight: mmcv's own reader cuts them off."""
-    model, _ = load_model(NAMES["detector"])
+    model, _ = load_model(configs["detector"])
     torch.save(model.state_dict(), tmp_path / "model.pth")
     grey = np.asarray(Image.open(photos / "china.jpg").convert("L"))
     exif = Image.Exif()
@@ -159,7 +159,7 @@ def test_images_are_read_as_by_all_commands(photos, tmp_path):
     Image.fromarray(grey).save(tmp_path / "images" / "a.png")
     deep = np.rot90(grey.astype(np.uint16) * 257 - np.minimum(grey, 100))  # nearer to grey than to grey - 1
     Image.fromarray(deep).save(tmp_path / "images" / "b.png", exif=exif)
-    options = ("--config", NAMES["detector"], "--checkpoint", tmp_path / "model.pth", "--out", tmp_path / "out")
+    options = ("--config", configs["detector"], "--checkpoint", tmp_path / "model.pth", "--out", tmp_path / "out")
     done = run("predict", tmp_path / "images", *options, "--min-score", 0, "--json")
     assert done.exit_code == 0, done.output
     plain, turned = json.loads(done.stdout)["predictions"]
