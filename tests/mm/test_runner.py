@@ -76,7 +76,7 @@ def test_trainings_without_end_or_iteration_are_refused(tmp_path):
 
 @pytest.mark.long
 def test_two_processes_by_the_printed_command(tmp_path):
-    """``torchrun … train.py CONFIG --launcher pytorch``, on CPUs, with a config that asks for NCCL and mixed precision."""
+    """``torchrun … train.py CONFIG --launcher pytorch`` on CPUs, with a config for NCCL and mixed precision."""
     root = write_shapes(tmp_path / "shapes", train=8, val=2, size=(64, 80))
     config = tmp_path / "mine.py"
     config.write_text(shapes_config("deeplabv3_mobilevitv3-0.5-d16", root, epochs=2, batch=2, size=64))

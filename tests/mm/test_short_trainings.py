@@ -91,6 +91,10 @@ class TestWarmUp:
             scheduler.step()
         return rates
 
+    def full(self, rates):
+        """The first iteration at the full rate."""
+        return next(i for i, rate in enumerate(rates) if math.isclose(rate, 1.0, rel_tol=1e-6))
+
     def test_is_as_published_in_the_published_training(self, path):
         published = PUBLISHED[path.parents[1].name]
         if warm_up(path, published) is None:
@@ -99,7 +103,7 @@ class TestWarmUp:
         rates = self.rates(path, published)
         assert rates[0] == pytest.approx(0.1)
         assert rates[250] == pytest.approx(0.1 + 0.9 * 250 / 499, rel=1e-6)
-        assert [i for i, rate in enumerate(rates) if math.isclose(rate, 1.0, rel_tol=1e-6)][0] == 499
+        assert self.full(rates) == 499
 
     @pytest.mark.parametrize("end", [400, 30, 2])
     def test_takes_a_tenth_of_a_short_training(self, path, end):
@@ -107,7 +111,7 @@ class TestWarmUp:
             return
         rates = self.rates(path, end)
         assert rates[0] == pytest.approx(0.1)
-        assert [i for i, rate in enumerate(rates) if math.isclose(rate, 1.0, rel_tol=1e-6)][0] == max(end // 10, 2) - 1
+        assert self.full(rates) == max(end // 10, 2) - 1
         assert rates[-1] == pytest.approx(1.0)
 
 
