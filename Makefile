@@ -20,7 +20,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-
 
 define MMCV_NOTICE
 Building mmcv with its compiled operators, which detection needs: no wheel has them for every Python and PyTorch.
-This happens once per PyTorch, takes about 30 minutes of CPU time and prints nothing meanwhile.
+This happens once per PyTorch, takes about 16 minutes of CPU time and prints nothing meanwhile.
 If an earlier build is in the cache, it takes seconds.
 endef
 export MMCV_NOTICE
@@ -28,7 +28,7 @@ export MMCV_NOTICE
 # mmcv is compiled where torch can be imported (--no-build-isolation), and has no ops elsewhere. pip's cache has one
 # place for its wheel, whatever torch it was compiled against, and for one without ops too; so those with ops have caches
 # of their own, one per torch, and those without go to none. What is installed already could be of either kind: it goes.
-# CFLAGS take a third off the time. Arguments: the environment, and the requirement.
+# CFLAGS shorten the build. Arguments: the environment, and the requirement.
 define install_mmcv
 @echo "$$MMCV_NOTICE"
 $(1)/bin/python -m pip uninstall --quiet --yes onedl-mmcv mmcv 2>/dev/null
