@@ -83,12 +83,11 @@ def test_maps_have_the_scores_at_their_pixels(name, options):
         for i, j in itertools.product(range(patch_h), range(patch_w)):
             phase = m.scores[:, :, i::patch_h, j::patch_w]
             torch.testing.assert_close(phase.sum(dim=(2, 3)), torch.ones_like(phase[:, :, 0, 0]))
-            if variant.separable:
-                query = module.qkv_proj(args[0])[:, :1, i::patch_h, j::patch_w]
-                expected = query.flatten(2).softmax(-1).view_as(query)
-            else:
-                first = (i * patch_w + j) * 2  # sequences come phase by phase, in each the two images
-                weights = weights_of(module, args[0][first : first + 2])
+            p = i * patch_w + j
+            if variant.separable:  # a row per phase
+                expected = module.qkv_proj(args[0])[:, :1, p].softmax(-1).view_as(phase)
+            else:  # the sequences of an image, one per phase, follow each other
+                weights = weights_of(module, args[0].unflatten(0, (2, patch_h * patch_w))[:, p])
                 expected = weights.mean(dim=2).view_as(phase)
             torch.testing.assert_close(phase, expected)
         assert m.scores.std() > 0.01 * m.scores.mean()  # even attention would pass all of the above
@@ -106,7 +105,7 @@ def test_relative_maps_and_phases():
 
 def test_model_is_left_as_it_was():
     model = timm.create_model(BY_BLOCK["v1"]).eval()
-    with pytest.raises(ValueError, match="expected images"):
+    with pytest.raises(RuntimeError, match="to have 3 channels"):
         attention_maps(model, torch.rand(1, 4, 64, 64))
     attention_maps(model, torch.rand(1, 3, 64, 64))
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..network.attention import MultiHeadAttention, SeparableAttention
 from ..network.blocks import MobileViTBlock, SeparableMobileViTBlock
-from ..network.patches import fold_phases, phases_to_rows
+from ..network.patches import phases_to_rows, rows_to_phases
 
 _FIRST_STAGE = 3  # stages 1 and 2 have no transformer
 _CAPTION_HEIGHT = 18
@@ -107,9 +107,11 @@ class _Recorder:
         self.stage = _FIRST_STAGE - 1
         self.layer = 0
         self.patch = self.size = (0, 0)
+        self.multi_head = False
 
     def enter(self, block: nn.Module, args: tuple[Tensor]) -> None:
         assert isinstance(block, (MobileViTBlock, SeparableMobileViTBlock))
+        self.multi_head = isinstance(block, MobileViTBlock)
         self.patch = patch_h, patch_w = block.patch_h, block.patch_w
         # The block enlarges its map to the next multiple of the patch.
         height, width = args[0].shape[-2:]
@@ -118,12 +120,11 @@ class _Recorder:
         self.layer = 0
 
     def record(self, module: nn.Module, args: tuple[Tensor], weights: Tensor) -> None:
-        if weights.ndim == 5:  # context scores [B, nh, nw, ph, pw] of separable attention
-            batch = weights.shape[0]
-            scores = weights.transpose(2, 3).reshape(batch, 1, *self.size)  # [B, 1, H, W]
-        else:
-            received = weights.mean(dim=-2)  # [P·B, heads, N]
-            scores = fold_phases(received.transpose(1, 2), *self.patch, *self.size).permute(0, 3, 1, 2)
+        rows = weights  # [B, 1, P, N], the context scores of separable attention
+        if self.multi_head:
+            received = weights.mean(dim=-2)  # [B·P, heads, N]
+            rows = received.reshape(-1, math.prod(self.patch), *received.shape[1:]).transpose(1, 2)  # [B, heads, P, N]
+        scores = rows_to_phases(rows, *self.patch, *self.size)
         self.layer += 1
         self.maps.append(AttentionMap(self.stage, self.layer, self.patch, scores))
 

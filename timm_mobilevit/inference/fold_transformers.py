@@ -1,11 +1,14 @@
 """Transformers with fewer operations: factors and summands per channel become part of the convolution behind them."""
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
-from ..network.attention import MultiHeadAttention, SeparableTransformerLayer
+from ..network.attention import Mlp, MultiHeadAttention, SeparableAttention, SeparableTransformerLayer
 from ..network.blocks import SeparableMobileViTBlock
 from ..network.layers import ConvNormAct
+from ..network.modes import is_patched, is_unmodified
 
 
 def fold_transformers(model: nn.Module) -> None:
@@ -18,46 +21,53 @@ def fold_transformers(model: nn.Module) -> None:
 
     Example:
         >>> layer, x = SeparableTransformerLayer(8).eval(), torch.rand(1, 8, 4, 4)
-        >>> before = layer(x, 2, 2)
+        >>> before = layer(x)
         >>> fold_transformers(layer)
-        >>> layer.norm1.weight is None, torch.allclose(layer(x, 2, 2), before, atol=1e-5)
+        >>> layer.norm1.weight is None, torch.allclose(layer(x), before, atol=1e-5)
         (True, True)
     """
     for module in list(model.modules()):
-        if isinstance(module, SeparableTransformerLayer):
-            module.norm1 = _fold_norm(module.norm1, module.attn.qkv_proj)
-            module.norm2 = _fold_norm(module.norm2, module.mlp.fc1)
-        elif isinstance(module, SeparableMobileViTBlock):
-            proj = module.conv_proj
-            if isinstance(proj, ConvNormAct) and isinstance(proj.bn, nn.Identity):
-                module.norm = _fold_norm(module.norm, proj.conv)  # in v3, the channels of the norm come first
-        elif isinstance(module, MultiHeadAttention):
+        if "forward" in module.__dict__:  # what it does with its children is not known
+            continue
+        if type(module) is SeparableTransformerLayer:
+            if type(module.attn) is SeparableAttention and not is_patched(module.attn):
+                module.norm1 = _fold_norm(module.norm1, module.attn.qkv_proj)
+            if type(module.mlp) is Mlp and not is_patched(module.mlp):
+                module.norm2 = _fold_norm(module.norm2, module.mlp.fc1)
+        elif type(module) is SeparableMobileViTBlock:
+            if type(module.conv_proj) is ConvNormAct and not is_patched(module.conv_proj):
+                # In v3, the channels of the norm come first.
+                module.norm = _fold_norm(module.norm, module.conv_proj.conv)
+        elif type(module) is MultiHeadAttention:
             _fold_scale(module)
 
 
 def _fold_norm(norm: nn.Module, conv: nn.Module) -> nn.GroupNorm:
     """Multiply a norm into the first input channels of a convolution, and return the norm that is left."""
-    if (
-        type(norm) is not nn.GroupNorm
-        or norm.weight is None
-        or type(conv) is not nn.Conv2d
-        or conv.kernel_size != (1, 1)
-        or conv.groups != 1
-        or conv.bias is None
-    ):
+    if not is_unmodified(norm, nn.GroupNorm) or norm.weight is None or not is_pointwise(conv):
         return norm  # type: ignore[return-value]
     d = norm.num_channels
     with torch.no_grad():
         matrix = _wide(conv.weight).flatten(1)  # [out, in]
-        conv.bias.copy_(_wide(conv.bias) + matrix[:, :d] @ _wide(norm.bias))
+        conv.bias.copy_(_wide(conv.bias) + matrix[:, :d] @ _wide(norm.bias))  # type: ignore[union-attr, arg-type]
         conv.weight[:, :d].copy_((matrix[:, :d] * _wide(norm.weight))[:, :, None, None])
     return nn.GroupNorm(norm.num_groups, d, eps=norm.eps, affine=False).train(norm.training)
+
+
+def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a module is a 1×1 convolution with a bias: a matrix and a sum for each pixel."""
+    return (
+        is_unmodified(module, nn.Conv2d)
+        and (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0))
+        and module.groups == 1
+        and module.bias is not None
+    )
 
 
 def _fold_scale(attention: MultiHeadAttention) -> None:
     """Multiply q and k by the root of the scale each: quantised to 8 bits, neither is much smaller than v."""
     qkv = attention.qkv
-    if attention.scale_in_qkv or type(qkv) is not nn.Linear:
+    if attention.scale_in_qkv or not is_unmodified(qkv, nn.Linear) or qkv.bias is None:
         return
     rows = qkv.out_features // 3
     root = (rows // attention.num_heads) ** -0.25

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..network.blocks import InvertedResidual, SeparableMobileViTBlock
 from ..network.layers import ConvNormAct
+from ..network.modes import is_unmodified
+from .fold_transformers import is_pointwise
 
 
 class JoinedStages(nn.Module):
@@ -90,16 +92,17 @@ def all_inverted_residuals(stage: nn.Module) -> bool:
 
 def _joint(before: nn.Module, after: nn.Module) -> tuple[str, nn.Conv2d] | None:
     """The name of the last convolution of a block and its product with the first of the next, if that saves work."""
-    if isinstance(before, InvertedResidual) and not before.has_shortcut:
+    if type(before) is InvertedResidual and not before.has_shortcut and is_unmodified(before.drop_path, nn.Identity):
         name = "conv3_1x1"
-    elif isinstance(before, SeparableMobileViTBlock) and not before.v3_fusion:
+    elif type(before) is SeparableMobileViTBlock and not before.v3_fusion:
         name = "conv_proj"  # a map that is brought back to size after it can be so before: both are linear
     else:
         return None
-    if not isinstance(after, InvertedResidual) or after.has_shortcut:
+    if type(after) is not InvertedResidual or after.has_shortcut:
         return None
-    inner, outer = _lone_conv(getattr(before, name)), _lone_conv(after.conv1_1x1)
-    if inner is None or outer is None:
+    layer = before.get_submodule(name)
+    inner, outer = _lone_conv(layer), _lone_conv(after.conv1_1x1)
+    if inner is None or outer is None or not is_unmodified(layer.act, nn.Identity):  # type: ignore[arg-type]
         return None
     if inner.in_channels * outer.out_channels > inner.weight.numel() + outer.weight.numel():
         return None
@@ -116,9 +119,10 @@ def _with(module: nn.Module, name: str, child: nn.Module) -> nn.Module:
 
 def _lone_conv(layer: nn.Module) -> nn.Conv2d | None:
     """The convolution of a layer without a norm after it."""
-    if isinstance(layer, ConvNormAct) and type(layer.conv) is nn.Conv2d and isinstance(layer.bn, nn.Identity):
-        return layer.conv
-    return None
+    if type(layer) is not ConvNormAct or not is_unmodified(layer.bn, nn.Identity):
+        return None
+    conv: nn.Module = layer.conv
+    return conv if is_pointwise(conv) else None
 
 
 def _product(inner: nn.Conv2d, outer: nn.Conv2d) -> nn.Conv2d:

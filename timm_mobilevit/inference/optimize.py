@@ -2,16 +2,16 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..network.layers import ConvNormAct, Stem
 from ..network.model import MobileViT
-from ..network.modes import is_traced
+from ..network.modes import is_patched, is_traced, is_unmodified
 from .fold_transformers import fold_transformers
 from .joined_stages import JoinedStages, all_inverted_residuals
 
@@ -53,11 +53,15 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     fold_transformers(model)
     for module in model.modules():
         for name, child in module.named_children():
-            if isinstance(child, (nn.Dropout, DropPath)) and name != "attn_drop":  # fused attention reads its rate
+            if is_unmodified(child, nn.Dropout) or is_unmodified(child, DropPath):
                 setattr(module, name, nn.Identity())
-            elif isinstance(child, nn.SiLU):
+            elif is_unmodified(child, nn.SiLU):
                 setattr(module, name, nn.SiLU(inplace=True))
-    if isinstance(model, MobileViT) and type(model.stages) is nn.Sequential:
+    if (
+        isinstance(model, MobileViT)
+        and all(is_unmodified(part, nn.Sequential) for part in (model.stages, *model.stages))
+        and not any(is_patched(module) for module in model.stages.modules())
+    ):
         model.stages = JoinedStages(model.stages)  # type: ignore[assignment]  # it gives the single stages as well
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -103,13 +107,16 @@ def fold_norms(model: nn.Module) -> None:
 
 def _fold_norm(module: nn.Module) -> None:
     """Fold the batch norm of our ConvNormAct, or of mmcv's ConvModule, into the convolution before it."""
-    if isinstance(module, ConvNormAct):
+    if "forward" in module.__dict__:  # what it does with its children is not known
+        return
+    if type(module) in (ConvNormAct, Stem):
         norm_name = "bn"
     elif getattr(module, "order", None) == ("conv", "norm", "act") and getattr(module, "norm_name", None):
         norm_name = module.norm_name  # type: ignore[assignment]
     else:
         return
-    norm = getattr(module, norm_name)
-    if isinstance(norm, _BatchNorm) and norm.track_running_stats:
+    norm: Any = getattr(module, norm_name)
+    is_batch_norm = is_unmodified(norm, nn.BatchNorm2d) or is_unmodified(norm, nn.SyncBatchNorm)
+    if is_batch_norm and norm.running_var is not None and is_unmodified(module.conv, nn.Conv2d):  # type: ignore[arg-type]
         module.conv = fuse_conv_bn_eval(module.conv, norm)  # type: ignore[type-var]
         setattr(module, norm_name, nn.Identity())

@@ -1,6 +1,6 @@
 """The two transformer layers of MobileViT: multi-head attention (v1) and separable attention (v2).
 
-Letters: B batch, d width of the transformer, H×W map, ph×pw patch, nh×nw grid of patches, N = nh·nw.
+Letters: B batch, d width of the transformer, N patches, P pixels in a patch: the phases.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, use_fused_attn
 from torch import Tensor, nn
 
-from .modes import is_exporting
-from .patches import split_phases
+from .modes import has_global_hooks, is_exporting, is_patched, is_transformed, is_unmodified
 
 
 class MultiHeadAttention(nn.Module):
@@ -34,7 +33,7 @@ class MultiHeadAttention(nn.Module):
         ValueError: If ``dim`` is not a multiple of ``num_heads``.
 
     Shape:
-        Input and output [batch, N, dim], or [batch·N, dim] with N given.
+        Input and output [batch, N, dim].
 
     Example:
         >>> MultiHeadAttention(64)(torch.zeros(2, 16, 64)).shape
@@ -64,23 +63,20 @@ class MultiHeadAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor, length: int | None = None) -> Tensor:
-        """Attend over the ``length`` tokens of each sequence; ``length`` is N where the sequences are concatenated."""
-        in_one_row = x.ndim == 2
-        if length is None:
-            length = x.shape[-2]
-        # Widths come from the layers, which may have been pruned.
-        if is_exporting():  # other runtimes have no fused attention: use few plain operators
-            qkv = self.qkv(x).reshape(-1, length, 3 * self.num_heads, self.qkv.out_features // (3 * self.num_heads))
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over the tokens of each sequence [batch, N, dim]."""
+        # Widths come from what the layers return: they may have been pruned or wrapped.
+        if is_exporting():  # few operators
+            qkv = self.qkv(x).unflatten(-1, (3 * self.num_heads, -1))  # [batch, N, 3·heads, d / heads]
             q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
         else:
             # Split first, into heads then: the backward pass joins three pieces that lie as the gradients do.
-            q, k, v = self.qkv(x).reshape(-1, length, self.qkv.out_features).chunk(3, dim=-1)  # each [batch, N, d]
+            q, k, v = self.qkv(x).chunk(3, dim=-1)  # each [batch, N, d]
             q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [batch, heads, N, d / heads]
             k = k.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             v = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        if self.fused_attn and not is_exporting():
-            drop = self.attn_drop.p if self.training else 0.0
+        if self._can_fuse():
+            drop = self._drop_rate()
             if self.scale_in_qkv:
                 x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=1.0)
             else:
@@ -91,17 +87,31 @@ class MultiHeadAttention(nn.Module):
             weights = (q @ k.transpose(-2, -1)).softmax(dim=3)  # [batch, heads, N, N]
             x = self.attn_drop(weights) @ v
         x = x.transpose(1, 2).flatten(2)  # [batch, N, d]
-        if in_one_row:
-            x = x.flatten(0, 1)  # [batch·N, d]
         return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]
+
+    def _can_fuse(self) -> bool:
+        """Whether the fused kernel does what ``attn_drop`` between plain operators would; other runtimes have none."""
+        if not self.fused_attn or is_exporting():
+            return False
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return not self.training
+        else:
+            plain = is_unmodified(self.attn_drop, nn.Dropout) or is_unmodified(self.attn_drop, nn.Identity)
+            return plain and not has_global_hooks()
+
+    def _drop_rate(self) -> float:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return 0.0
+        else:
+            drop: Any = self.attn_drop
+            return drop.p if isinstance(drop, nn.Dropout) and drop.training else 0.0
 
 
 class SeparableAttention(nn.Module):
     """Self-attention of linear cost (arXiv:2206.02680, Section 3.2 and Equation 4), per pixel phase.
 
     A query of a single channel scores each pixel; the softmax of the scores over the patches weighs the keys into one
-    context vector per phase; the context gates the rectified values. Everything but that softmax and that sum acts on
-    single pixels, so the map is never unfolded.
+    context vector per phase; the context gates the rectified values.
 
     Args:
         dim: Channels of the map.
@@ -111,11 +121,11 @@ class SeparableAttention(nn.Module):
         dtype: Data type of the parameters.
 
     Shape:
-        Input and output [B, dim, H, W], H and W multiples of the patch.
+        Input and output [B, dim, P, N]: a row of N patches for each of P pixel phases.
 
     Example:
-        >>> SeparableAttention(64)(torch.zeros(2, 64, 8, 8), 2, 2).shape
-        torch.Size([2, 64, 8, 8])
+        >>> SeparableAttention(64)(torch.zeros(2, 64, 4, 16)).shape
+        torch.Size([2, 64, 4, 16])
     """
 
     def __init__(
@@ -134,28 +144,12 @@ class SeparableAttention(nn.Module):
         self.out_proj = nn.Conv2d(dim, dim, 1, device=device, dtype=dtype)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor, patch_h: int, patch_w: int) -> Tensor:
-        """Attend over the patches of a map [B, dim, H, W]."""
-        B, _, H, W = x.shape
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over the patches of a map [B, dim, P, N]."""
+        query, key, value = self.qkv_proj(x).split([1, self.dim, self.dim], dim=1)  # [B, 1 or d, P, N]
         # A sum over the axis -1 alone is lost when pnnx converts it for ncnn, hence 3.
-        if patch_w == 1 and patch_h == H:  # every row is a phase: Equation 4 as it is printed
-            query, key, value = self.qkv_proj(x).split([1, self.dim, self.dim], dim=1)  # [B, 1 or d, P, N]
-            context = (key * self.attn_drop(query.softmax(dim=3))).sum(dim=3, keepdim=True)  # [B, d, P, 1]
-            return self.proj_drop(self.out_proj(F.relu(value) * context))  # type: ignore[no-any-return]
-        qkv = self.qkv_proj(x).permute(0, 2, 3, 1)  # [B, H, W, 1 + 2d]
-        query, key, value = qkv.split([1, self.dim, self.dim], dim=-1)
-
-        # Softmax over the patches, for each phase: a single channel, so moving it costs next to nothing.
-        query = split_phases(query, patch_h, patch_w).transpose(2, 3)  # [B, nh, nw, ph, pw]
-        grid = query.shape
-        scores = query.flatten(1, 2).softmax(dim=1).reshape(grid)  # over N = nh·nw
-        scores = self.attn_drop(scores).transpose(2, 3).reshape(B, H, W, 1)
-
-        # The sum over the patches and the gate use views of the phases: [B, nh, ph, nw, pw·d].
-        context = split_phases(key * scores, patch_h, patch_w).sum(dim=(1, 3), keepdim=True)  # [B, 1, ph, 1, pw·d]
-        out = split_phases(F.relu(value), patch_h, patch_w) * context
-        out = out.reshape(B, H, W, self.dim).permute(0, 3, 1, 2)  # [B, d, H, W]
-        return self.proj_drop(self.out_proj(out))  # type: ignore[no-any-return]
+        context = (key * self.attn_drop(query.softmax(dim=3))).sum(dim=3, keepdim=True)  # [B, d, P, 1]
+        return self.proj_drop(self.out_proj(F.relu(value) * context))  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -218,7 +212,7 @@ class TransformerLayer(nn.Module):
         dtype: Data type of the parameters.
 
     Shape:
-        Input and output [batch, N, dim], or [batch·N, dim] with N given.
+        Input and output [batch, N, dim].
 
     Example:
         >>> TransformerLayer(64)(torch.zeros(2, 16, 64)).shape
@@ -247,9 +241,9 @@ class TransformerLayer(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim, drop=proj_drop, act_layer=act_layer, device=device, dtype=dtype)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
-    def forward(self, x: Tensor, length: int | None = None) -> Tensor:
-        """Map tokens to tokens of the same shape; ``length`` is N where the sequences are concatenated."""
-        x = x + self.drop_path(self.attn(self.norm1(x), length))
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens to tokens of the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
@@ -269,11 +263,11 @@ class SeparableTransformerLayer(nn.Module):
         dtype: Data type of the parameters.
 
     Shape:
-        Input and output [B, dim, H, W], H and W multiples of the patch.
+        Input and output [B, dim, P, N].
 
     Example:
-        >>> SeparableTransformerLayer(64)(torch.zeros(2, 64, 8, 8), 2, 2).shape
-        torch.Size([2, 64, 8, 8])
+        >>> SeparableTransformerLayer(64)(torch.zeros(2, 64, 4, 16)).shape
+        torch.Size([2, 64, 4, 16])
     """
 
     def __init__(
@@ -297,13 +291,13 @@ class SeparableTransformerLayer(nn.Module):
         )
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
-    def forward(self, x: Tensor, patch_h: int, patch_w: int) -> Tensor:
-        """Map a map [B, dim, H, W] to one of the same shape."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, dim, P, N] to a map of the same shape."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            x = x + self.drop_path(self.attn(self.norm1(x), patch_h, patch_w))
+            x = x + self.drop_path(self.attn(self.norm1(x)))
             return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
         else:  # TorchScript passes no modules to functions
-            x = x + self.drop_path(self.attn(norm_map(self.norm1, x), patch_h, patch_w))
+            x = x + self.drop_path(self.attn(norm_map(self.norm1, x)))
             return x + self.drop_path(self.mlp(norm_map(self.norm2, x)))  # type: ignore[no-any-return]
 
 
@@ -319,7 +313,16 @@ def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
         >>> torch.equal(norm_map(norm, x), norm(x))
         True
     """
-    if not (torch.compiler.is_exporting() and isinstance(norm, nn.GroupNorm) and norm.num_groups == 1):
+    if is_transformed():
+        x = x.contiguous()  # vmap has no group norm over channels-last maps
+    # isinstance, because torch.export shows modules as proxies of a subclass.
+    if (
+        not torch.compiler.is_exporting()
+        or not isinstance(norm, nn.GroupNorm)
+        or type(norm).forward is not nn.GroupNorm.forward
+        or is_patched(norm)
+        or norm.num_groups != 1
+    ):
         return norm(x)  # type: ignore[no-any-return]
     if not torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
         x = F.layer_norm(x, x.shape[1:], eps=norm.eps)

@@ -1,6 +1,6 @@
 """The blocks that a MobileViT is stacked from: inverted residual and the two kinds of MobileViT block.
 
-Letters: B batch, C channels of the stage, d width of the transformer, H×W map, P·B sequences of N tokens.
+Letters: B batch, C channels of the stage, d width of the transformer, H×W map, P pixels in a patch, N patches.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,7 @@ from torch import Tensor, nn
 
 from .attention import SeparableTransformerLayer, TransformerLayer, norm_map
 from .layers import ConvNormAct
-from .modes import is_exporting, is_transformed
-from .patches import (
-    fold_phases,
-    phases_to_rows,
-    resize,
-    resize_to_patches,
-    rows_to_phases,
-    to_channels_last,
-    unfold_phases,
-)
+from .patches import phases_to_rows, resize, resize_to_patches, rows_to_phases, to_channels_last
 
 
 class InvertedResidual(nn.Module):
@@ -73,8 +64,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in_chs, H, W] to [B, out_chs, H', W']."""
-        out = self.conv3_1x1(self.conv2_kxk(self.conv1_1x1(x)))
-        return x + self.drop_path(out) if self.has_shortcut else out  # type: ignore[no-any-return]
+        out = self.drop_path(self.conv3_1x1(self.conv2_kxk(self.conv1_1x1(x))))
+        return x + out if self.has_shortcut else out  # type: ignore[no-any-return]
 
 
 @register_notrace_module  # torch.fx cannot trace branches on sizes, so the block is a leaf
@@ -133,19 +124,21 @@ class MobileViTBlock(nn.Module):
         self.v3_fusion = v3_fusion
         self.conv_kxk = ConvNormAct(dim, dim, 3, groups=dim if v3_fusion else 1, **layer)
         self.conv_1x1 = nn.Conv2d(dim, transformer_dim, 1, bias=False, device=device, dtype=dtype)
-        self.transformer = nn.ModuleList(
-            TransformerLayer(
-                transformer_dim,
-                num_heads=num_heads,
-                mlp_ratio=mlp_ratio,
-                attn_drop=attn_drop,
-                proj_drop=proj_drop,
-                drop_path=drop_path,
-                act_layer=act_layer,
-                device=device,
-                dtype=dtype,
+        self.transformer = nn.Sequential(
+            *(
+                TransformerLayer(
+                    transformer_dim,
+                    num_heads=num_heads,
+                    mlp_ratio=mlp_ratio,
+                    attn_drop=attn_drop,
+                    proj_drop=proj_drop,
+                    drop_path=drop_path,
+                    act_layer=act_layer,
+                    device=device,
+                    dtype=dtype,
+                )
+                for _ in range(transformer_depth)
             )
-            for _ in range(transformer_depth)
         )
         self.norm = nn.LayerNorm(transformer_dim, eps=1e-5, device=device, dtype=dtype)
         self.conv_proj = ConvNormAct(transformer_dim, dim, 1, **layer)
@@ -160,21 +153,17 @@ class MobileViTBlock(nn.Module):
         out = self.conv_proj(self.attend(local))
         if self.v3_fusion:
             return self.conv_fusion(torch.cat((local, out), dim=1)) + x  # type: ignore[no-any-return]
-        return self.conv_fusion(torch.cat((x, out), dim=1))  # type: ignore[no-any-return]
+        return self.conv_fusion(torch.cat((to_channels_last(x), out), dim=1))  # type: ignore[no-any-return]
 
     def attend(self, x: Tensor) -> Tensor:
         """Run the transformer over a map [B, d, H, W], each pixel phase separately."""
         height, width = x.shape[-2], x.shape[-1]
         x = resize_to_patches(x, self.patch_h, self.patch_w, align_corners=False)
-        x = x.permute(0, 2, 3, 1)  # [B, H', W', d]
-        tokens = unfold_phases(x, self.patch_h, self.patch_w)  # [P·B, N, d]
-        length = tokens.shape[1]
-        if is_exporting():  # concatenated: other runtimes then add the bias in the matrix product
-            tokens = tokens.flatten(0, 1)  # [P·B·N, d]
-        for layer in self.transformer:
-            tokens = layer(tokens, length)
-        x = fold_phases(self.norm(tokens), self.patch_h, self.patch_w, x.shape[1], x.shape[2])
-        x = x.permute(0, 3, 1, 2)  # [B, d, H', W']
+        patches_h, patches_w = x.shape[-2], x.shape[-1]
+        tokens = phases_to_rows(x, self.patch_h, self.patch_w).permute(0, 2, 3, 1)  # [B, P, N, d]
+        tokens = self.norm(self.transformer(tokens.flatten(0, 1)))  # [B·P, N, d]
+        rows = tokens.unflatten(0, (-1, self.patch_h * self.patch_w)).permute(0, 3, 1, 2)  # [B, d, P, N]
+        x = rows_to_phases(rows, self.patch_h, self.patch_w, patches_h, patches_w)  # [B, d, H', W']
         return resize(x, height, width, align_corners=False)
 
 
@@ -240,18 +229,20 @@ class SeparableMobileViTBlock(nn.Module):
         self.exact_feature_size = exact_feature_size
         self.conv_kxk = ConvNormAct(dim, dim, 3, dilation=dilation, groups=dim, **layer)
         self.conv_1x1 = nn.Conv2d(dim, transformer_dim, 1, bias=False, device=device, dtype=dtype)
-        self.transformer = nn.ModuleList(
-            SeparableTransformerLayer(
-                transformer_dim,
-                mlp_ratio=mlp_ratio,
-                attn_drop=attn_drop,
-                proj_drop=proj_drop,
-                drop_path=drop_path,
-                act_layer=act_layer,
-                device=device,
-                dtype=dtype,
+        self.transformer = nn.Sequential(
+            *(
+                SeparableTransformerLayer(
+                    transformer_dim,
+                    mlp_ratio=mlp_ratio,
+                    attn_drop=attn_drop,
+                    proj_drop=proj_drop,
+                    drop_path=drop_path,
+                    act_layer=act_layer,
+                    device=device,
+                    dtype=dtype,
+                )
+                for _ in range(transformer_depth)
             )
-            for _ in range(transformer_depth)
         )
         self.norm = nn.GroupNorm(1, transformer_dim, eps=1e-5, device=device, dtype=dtype)
         proj_chs = 2 * transformer_dim if v3_fusion else transformer_dim
@@ -262,7 +253,7 @@ class SeparableMobileViTBlock(nn.Module):
         height, width = x.shape[-2], x.shape[-1]
         x = resize_to_patches(x, self.patch_h, self.patch_w, align_corners=True)
         local = to_channels_last(self.conv_1x1(self.conv_kxk(x)))  # [B, d, H', W']
-        out = self.attend_rows(local) if is_exporting() or is_transformed() else self.attend(local)
+        out = self.attend(local)
         if self.v3_fusion:  # global features first, unlike in MobileViTBlock
             out = torch.cat((out, local), dim=1)
         out = self.conv_proj(out)
@@ -273,19 +264,10 @@ class SeparableMobileViTBlock(nn.Module):
         return out  # type: ignore[no-any-return]
 
     def attend(self, x: Tensor) -> Tensor:
-        """Run the transformer over a map [B, d, H', W'], each pixel phase separately, without copying pixels."""
-        for layer in self.transformer:
-            x = layer(x, self.patch_h, self.patch_w)
-        return self.norm(x)  # type: ignore[no-any-return]
-
-    @torch.jit.unused  # type: ignore[attr-defined]  # what only exports and transforms run
-    def attend_rows(self, x: Tensor) -> Tensor:
-        """Run it with the phases gathered in rows, as the reference does.
-
-        It costs copies in PyTorch, and an export fewer operators; vmap has no group norm over channels-last maps.
-        """
+        """Run the transformer over a map [B, d, H', W'], each pixel phase separately."""
         height, width = x.shape[-2], x.shape[-1]
-        x = phases_to_rows(x, self.patch_h, self.patch_w)  # [B, d, P, N]
-        for layer in self.transformer:
-            x = layer(x, self.patch_h * self.patch_w, 1)
-        return rows_to_phases(norm_map(self.norm, x), self.patch_h, self.patch_w, height, width)
+        rows = self.transformer(phases_to_rows(x, self.patch_h, self.patch_w))  # [B, d, P, N]
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return rows_to_phases(self.norm(rows), self.patch_h, self.patch_w, height, width)
+        else:  # TorchScript passes no modules to functions
+            return rows_to_phases(norm_map(self.norm, rows), self.patch_h, self.patch_w, height, width)

@@ -97,12 +97,12 @@ class Stem(ConvNormAct):
         """Map [B, in_chans, H, W] to [B, C, ceil(H / 2), ceil(W / 2)].
 
         Raises:
-            ValueError: If the input is not a batch of images with the channels that the model was built for.
+            ValueError: If the input is not a batch of images. The convolution itself refuses other channels than its
+                own.
         """
-        if x.ndim != 4 or x.shape[1] != self.conv.in_channels or 0 in x.shape:
+        if x.ndim != 4 or 0 in x.shape:
             raise ValueError(
-                f"expected images of shape [batch, {self.conv.in_channels}, height, width], none of them 0, got "
-                f"{list(x.shape)}; convert the images or build the model with in_chans equal to their channels"
+                f"expected images of shape [batch, channels, height, width], none of them 0, got {list(x.shape)}"
             )
         # TorchScript does not support super().forward(x).
         return self.finish(self.conv(x))

@@ -4,18 +4,21 @@ Letters: B batch, C channels, H×W image.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from itertools import dropwhile
 from typing import Any
 
 import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates, get_act_layer, get_device_dtype, get_norm_layer
-from timm.models import checkpoint_seq
+from timm.models import checkpoint
 from torch import Tensor, nn
 
 from ..variants import Variant
+from .attention import SeparableTransformerLayer, TransformerLayer
 from .blocks import InvertedResidual, MobileViTBlock, SeparableMobileViTBlock
 from .layers import ConvNormAct, Stem
+from .modes import is_unmodified
 
 _STAGES = 5
 _MOBILEVIT_STAGES = 3  # the last three
@@ -183,20 +186,21 @@ class MobileViT(nn.Module):
         self.final_conv = ConvNormAct(in_chs, cfg.final_width, 1, **layer) if cfg.final_width else nn.Identity()
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
+        _align_strides(self)
         self.apply(_init_weights)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images [B, in_chans, H, W] to the last map [B, num_features, H / stride, W / stride]."""
         x = self.stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            x = checkpoint_seq(self.stages, x, flatten=True)
+            x = _checkpointed(self.stages, x)
         else:
             x = self.stages(x)
         return self.final_conv(x)  # type: ignore[no-any-return]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool a map and classify it; with ``pre_logits``, pool it only."""
-        return self.head(x, pre_logits=pre_logits)  # type: ignore[no-any-return]
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, in_chans, H, W] to logits [B, num_classes]."""
@@ -234,7 +238,7 @@ class MobileViT(nn.Module):
         intermediates = []
         x = self.stem(x)
         for i, stage in enumerate(stages):
-            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+            x = _checkpointed([stage], x) if self.grad_checkpointing else stage(x)
             if i in take:
                 intermediates.append(x)
         if intermediates_only:
@@ -305,6 +309,14 @@ class MobileViT(nn.Module):
         return set()
 
 
+def _checkpointed(stages: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Run stages block by block, each with a checkpoint; a stage that was replaced or has hooks as a whole."""
+    for stage in stages:
+        for part in stage.children() if is_unmodified(stage, nn.Sequential) else (stage,):
+            x = checkpoint(part, x)
+    return x
+
+
 def _per_stage(patch_size: int | Sequence[int]) -> tuple[int, int, int]:
     """One patch size for each of stages 3, 4 and 5."""
     sizes = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size,) * _MOBILEVIT_STAGES
@@ -365,6 +377,18 @@ def take_indices(num_stages: int, indices: int | Sequence[int] | None) -> list[i
     if not take or any(not 0 <= index < num_stages for index in take):
         raise ValueError(f"stage indices must be in {-num_stages}…{num_stages - 1}, got {list(indices)}")
     return take
+
+
+def _align_strides(model: nn.Module) -> None:
+    """Give kernels behind the first transformer, where maps are channels-last, the strides of their gradients.
+
+    A 1×1 or depthwise kernel lies in memory alike in both layouts, so this costs nothing; DistributedDataParallel warns
+    of gradients with other strides than their parameter.
+    """
+    layers = (TransformerLayer, SeparableTransformerLayer)
+    for module in dropwhile(lambda module: not isinstance(module, layers), model.modules()):
+        if isinstance(module, nn.Conv2d) and (module.kernel_size == (1, 1) or module.weight.shape[1] == 1):
+            module.weight.data = torch.empty_like(module.weight, memory_format=torch.channels_last)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -1,10 +1,25 @@
-"""How the network runs: in eager mode, under a tracer, or under a transform.
+"""What forward code may do: who calls it, and whether a child module is still PyTorch's own.
 
-Code that PyTorch cannot trace or transform is for eager mode only: otherwise an equal plain form runs.
+Code that PyTorch cannot trace or transform is for eager mode only: otherwise an equal plain form runs. A fused or
+in-place step stands in for a module only where calling that module would run PyTorch's own code and nothing else.
 """
 
+from typing import TypeGuard, TypeVar
+
 import torch
+from timm.layers import DropPath
+from torch import nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+
+Module = TypeVar("Module", bound=nn.Module)
+
+# What a class runs, as PyTorch ships it: libraries patch classes too.
+_TYPES: tuple[type[nn.Module], ...] = (
+    nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.Conv2d, nn.Linear, nn.SiLU, nn.Dropout, DropPath, nn.Identity,
+    nn.Sequential,
+)  # fmt: skip
+_FORWARD = {kind: kind.forward for kind in _TYPES}
 
 
 def is_exporting() -> bool:
@@ -32,3 +47,41 @@ def is_transformed() -> bool:
         return False
     else:
         return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def has_global_hooks() -> bool:
+    """Whether hooks are registered that PyTorch calls for every module."""
+    return bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
+
+
+def is_unmodified(module: nn.Module, kind: type[Module]) -> TypeGuard[Module]:
+    """Whether a module is of a type of PyTorch's and runs the ``forward`` of that type, and nothing else.
+
+    Users and libraries replace modules, subclass them, give one of them another ``forward`` (as accelerate's offload
+    does), hang hooks on it, or compile it.
+
+    Args:
+        module: The module.
+        kind: The type that it has to have itself; a subclass is another one.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(8)
+        >>> is_unmodified(norm, nn.BatchNorm2d), is_unmodified(nn.SyncBatchNorm(8), nn.BatchNorm2d)
+        (True, False)
+        >>> _ = norm.register_forward_hook(lambda *_: None)
+        >>> is_unmodified(norm, nn.BatchNorm2d)
+        False
+    """
+    return type(module) is kind and kind.forward is _FORWARD[kind] and not is_patched(module)
+
+
+def is_patched(module: nn.Module) -> bool:
+    """Whether calling a module runs something that was added to it: hooks, another ``forward``, a compiled one."""
+    return bool(
+        "forward" in module.__dict__
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl is not None
+    )

@@ -1,8 +1,7 @@
-"""Geometry of patches: pure functions between feature maps and the sequences or views that transformers attend over.
+"""Geometry of patches: pure functions between feature maps and the rows of pixels that transformers attend over.
 
 Letters: B batch, C channels, H×W map, ph×pw patch, P = ph·pw pixels in a patch, nh×nw grid of patches, N = nh·nw
-patches. The *phase* of a pixel is its place inside its patch; attention never mixes phases. Maps are channels-last
-here, [B, H, W, C]: patches and phases are then views, and no tensor has more than five dimensions (in an export, four).
+patches. The *phase* of a pixel is its place inside its patch; attention never mixes phases.
 """
 
 import torch
@@ -58,80 +57,6 @@ def to_channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # [B, C, H, W]
 
 
-def unfold_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
-    """Gather the pixels of each phase into the sequences of v1's attention.
-
-    Args:
-        x: Map [B, H, W, C], H and W multiples of the patch.
-        patch_h: Height of a patch.
-        patch_w: Width of a patch.
-
-    Returns:
-        Tokens [P·B, N, C], in one copy.
-
-    Example:
-        >>> unfold_phases(torch.arange(16).reshape(1, 4, 4, 1), 2, 2)[0, :, 0]  # upper left pixel of each patch
-        tensor([ 0,  2,  8, 10])
-    """
-    B, H, W, C = x.shape
-    nh, nw = H // patch_h, W // patch_w
-    if is_exporting():  # in two steps, rows and then columns: many runtimes have no tensors of five dimensions
-        x = x.reshape(B * nh, patch_h, W, C).transpose(0, 1)  # [ph, B·nh, W, C]
-        x = x.reshape(patch_h, B * nh * nw, patch_w, C).transpose(1, 2)  # [ph, pw, B·N, C]
-        return x.reshape(patch_h * patch_w * B, nh * nw, C)  # [P·B, N, C]
-    x = x.reshape(B * nh, patch_h, nw, patch_w, C)  # [B·nh, ph, nw, pw, C]
-    x = x.permute(1, 3, 0, 2, 4)  # [ph, pw, B·nh, nw, C]
-    return x.reshape(patch_h * patch_w * B, nh * nw, C)  # [P·B, N, C]
-
-
-def fold_phases(tokens: Tensor, patch_h: int, patch_w: int, height: int, width: int) -> Tensor:
-    """Put tokens back in their places: the inverse of :func:`unfold_phases`.
-
-    Args:
-        tokens: Tokens [P·B, N, C] or [P·B·N, C].
-        patch_h: Height of a patch.
-        patch_w: Width of a patch.
-        height: Height of the map.
-        width: Width of the map.
-
-    Returns:
-        Map [B, H, W, C], in one copy.
-
-    Example:
-        >>> x = torch.randn(2, 4, 6, 8)
-        >>> torch.equal(fold_phases(unfold_phases(x, 2, 3), 2, 3, 4, 6), x)
-        True
-    """
-    C = tokens.shape[-1]
-    nw = width // patch_w
-    if is_exporting():  # columns and then rows, as above
-        x = tokens.reshape(patch_h, patch_w, -1, C).transpose(1, 2)  # [ph, B·N, pw, C]
-        x = x.reshape(patch_h, -1, width, C).transpose(0, 1)  # [B·nh, ph, W, C]
-        return x.reshape(-1, height, width, C)  # [B, H, W, C]
-    x = tokens.reshape(patch_h, patch_w, -1, nw, C)  # [ph, pw, B·nh, nw, C]
-    x = x.permute(2, 0, 3, 1, 4)  # [B·nh, ph, nw, pw, C]
-    return x.reshape(-1, height, width, C)  # [B, H, W, C]
-
-
-def split_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
-    """View a map by patch and phase, without a copy.
-
-    Args:
-        x: Map [B, H, W, C], H and W multiples of the patch.
-        patch_h: Height of a patch.
-        patch_w: Width of a patch.
-
-    Returns:
-        The same pixels as [B, nh, ph, nw, pw·C]: dimensions 1 and 3 number the patches, 2 and 4 the phases.
-
-    Example:
-        >>> split_phases(torch.zeros(2, 4, 6, 8), 2, 2).shape
-        torch.Size([2, 2, 2, 3, 16])
-    """
-    B, H, W, C = x.shape
-    return x.reshape(B, H // patch_h, patch_h, W // patch_w, patch_w * C)
-
-
 def phases_to_rows(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
     """Rearrange a map so that each row holds the pixels of one phase.
 
@@ -141,7 +66,7 @@ def phases_to_rows(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
         patch_w: Width of a patch.
 
     Returns:
-        Map [B, C, P, N]; with patches of P×1 it is what ``x`` was with patches of ``patch_h``×``patch_w``.
+        Map [B, C, P, N], in eager mode with its channels last in memory.
 
     Example:
         >>> phases_to_rows(torch.arange(16).reshape(1, 1, 4, 4), 2, 2)[0, 0, 0]  # upper left pixel of each patch
@@ -149,7 +74,12 @@ def phases_to_rows(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
     """
     B, C, H, W = x.shape
     nh, nw = H // patch_h, W // patch_w
-    # In two steps, rows and then columns: many runtimes have no tensors of five dimensions.
+    if not (is_exporting() or is_transformed()):  # one copy, which moves the channels of a pixel together
+        x = x.permute(0, 2, 3, 1).reshape(B, nh, patch_h, nw, patch_w, C)  # [B, nh, ph, nw, pw, C]
+        x = x.permute(0, 2, 4, 1, 3, 5).reshape(B, patch_h * patch_w, nh * nw, C)  # [B, P, N, C]
+        return x.permute(0, 3, 1, 2)  # [B, C, P, N]
+    # Other runtimes have their own layouts, and many no tensors of five dimensions: in two steps, rows and then
+    # columns.
     x = x.reshape(B * C, nh, patch_h, W).transpose(1, 2)  # [B·C, ph, nh, W]
     x = x.reshape(B * C * patch_h, nh * nw, patch_w).transpose(1, 2)  # [B·C·ph, pw, N]
     return x.reshape(B, C, patch_h * patch_w, nh * nw)  # [B, C, P, N]
@@ -173,7 +103,11 @@ def rows_to_phases(x: Tensor, patch_h: int, patch_w: int, height: int, width: in
         >>> torch.equal(rows_to_phases(phases_to_rows(x, 2, 3), 2, 3, 4, 6), x)
         True
     """
-    B, C, nh = x.shape[0], x.shape[1], height // patch_h
-    x = x.reshape(B * C * patch_h, patch_w, nh * (width // patch_w)).transpose(1, 2)  # [B·C·ph, N, pw]
+    B, C, nh, nw = x.shape[0], x.shape[1], height // patch_h, width // patch_w
+    if not (is_exporting() or is_transformed()):  # as above
+        x = x.permute(0, 2, 3, 1).reshape(B, patch_h, patch_w, nh, nw, C)  # [B, ph, pw, nh, nw, C]
+        x = x.permute(0, 3, 1, 4, 2, 5).reshape(B, height, width, C)  # [B, H, W, C]
+        return x.permute(0, 3, 1, 2)  # [B, C, H, W]
+    x = x.reshape(B * C * patch_h, patch_w, nh * nw).transpose(1, 2)  # [B·C·ph, N, pw]
     x = x.reshape(B * C, patch_h, nh, width).transpose(1, 2)  # [B·C, nh, ph, W]
     return x.reshape(B, C, height, width)  # [B, C, H, W]
