@@ -185,6 +185,43 @@ class TestBackbone:
         rates = [part.drop_prob for part in model.modules() if isinstance(part, DropPath)]
         assert max(rates) == 0.5
 
+    @pytest.mark.parametrize("out_indices", [4, -1, (4,)])
+    def test_one_map_by_a_number(self, out_indices):
+        model = backbone(out_indices=out_indices)
+        assert [tuple(x.shape) for x in model.eval()(torch.rand(1, 3, 64, 64))] == [
+            (1, VARIANTS[SMALL].widths[4], 2, 2)
+        ]
+
+    @pytest.mark.parametrize("pretrained", ["file", True])
+    @pytest.mark.parametrize("channels", [1, 4])
+    def test_weights_for_other_channels_are_adapted_as_timm_does(self, channels, pretrained, tmp_path, monkeypatch):
+        trained = timm.create_model(SMALL)
+        save_file(trained.state_dict(), tmp_path / "model.safetensors")
+        create_model = timm.create_model
+        monkeypatch.setattr(
+            timm,
+            "create_model",
+            lambda name, pretrained=False, **kwargs: trained if pretrained else create_model(name, **kwargs),
+        )
+        model = backbone(
+            in_channels=channels, pretrained=True if pretrained is True else str(tmp_path / "model.safetensors")
+        )
+        model.init_weights()
+        three = trained.stem.conv.weight
+        adapted = {1: three.sum(1, keepdim=True), 4: torch.cat([three, three[:, :1]], 1) * 3 / 4}[channels]
+        torch.testing.assert_close(model.stem.conv.weight, adapted)
+        assert torch.equal(model.stages[2][1].conv_kxk.conv.weight, trained.stages[2][1].conv_kxk.conv.weight)
+        assert model(torch.rand(2, channels, 64, 64))[0].shape[0] == 2
+
+    def test_a_file_of_the_same_channels_is_taken_as_it_is(self, tmp_path):
+        trained = backbone(in_channels=4)
+        torch.save({"state_dict": trained.state_dict()}, tmp_path / "four.pth")
+        model = backbone(in_channels=4, pretrained=str(tmp_path / "four.pth"))
+        model.init_weights()
+        assert torch.equal(model.stem.conv.weight, trained.stem.conv.weight)
+        with pytest.raises(ValueError, match=r"four\.pth is for images of 4 channels, the backbone for 3"):
+            backbone(pretrained=str(tmp_path / "four.pth")).init_weights()
+
     def test_sync_batch_norm_keeps_the_activations(self):
         model = backbone()
         activations = sum(isinstance(m, nn.SiLU) for m in model.modules())
@@ -196,6 +233,11 @@ class TestBackbone:
         ("options", "message"),
         [
             ({"model_name": "mobilevitv3_9_9"}, "unknown architecture 'mobilevitv3_9_9'"),
+            ({"model_name": "mobilevit_xxs"}, "timm's mobilevit_xxs is mobilevitv1_xxs here"),
+            ({"model_name": "mobilevitv2_050.cvnets_in1k"}, "timm's mobilevitv2_050 is mobilevitv2_0_5 here"),
+            ({"model_name": "mobilevitv2_200"}, "timm's mobilevitv2_200 is mobilevitv2_2_0 here"),
+            ({"in_channels": 0}, "in_channels must be 1 or more, got 0"),
+            ({"out_indices": 5}, r"out_indices must be stages from 0 to 4, got \(5,\)"),
             ({"out_indices": (2, 5)}, r"out_indices must be stages from 0 to 4, got \(2, 5\)"),
             ({"out_indices": ()}, "out_indices must be stages"),
             ({"frozen_stages": 6}, "frozen_stages must be in"),

@@ -52,13 +52,19 @@ def enter_scope(config: Any) -> None:
     """Look names up where a config says, after a look at whether the packages are here.
 
     Args:
-        config: A ``mmengine.Config``; its ``default_scope`` counts.
+        config: A ``mmengine.Config``; its ``default_scope`` counts. Pure-Python configs have none, and name classes: then
+            it is the framework that the class of the model stands on.
 
     Raises:
         MissingExtraError: As :func:`check_installed`.
     """
-    scope = config.get("default_scope") or "mmengine"
+    scope = config.get("default_scope") or _scope_of((config.get("model") or {}).get("type"))
     check_installed(_PART_OF_SCOPE.get(scope, "the backbone"))
     from mmengine.registry import init_default_scope
 
     init_default_scope(scope)
+
+
+def _scope_of(kind: Any) -> str:
+    packages = [base.__module__.partition(".")[0] for base in getattr(kind, "__mro__", ())]
+    return next((package for package in packages if package in _PART_OF_SCOPE), "mmengine")
