@@ -187,18 +187,22 @@ optim_wrapper = dict(optimizer=dict(lr=3e-3))
 }
 EVALUATE = """
 import sys
+import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
+
 config = Config.fromfile(sys.argv[1])
 config.work_dir, config.randomness = sys.argv[2], dict(seed=0)
 runner = RUNNERS.build(config)
 runner.train()
-(hook,) = [hook for hook in runner.hooks if type(hook).__name__ == "EMAHook"]
-averaged = runner.test()[sys.argv[3]]
-hook._swap_ema_parameters()
-raw = runner.test()[sys.argv[3]]
-print(f"iterations={runner.iter} averaged={averaged} raw={raw}")
+saved = torch.load(f"{sys.argv[2]}/epoch_{runner.max_epochs}.pth", weights_only=False)
+weights = {"averaged": saved["state_dict"]}
+weights["raw"] = {key[7:]: value for key, value in saved["ema_state_dict"].items() if key.startswith("module.")}
+found = {"iterations": runner.iter}
+for name, state_dict in weights.items():
+    runner.model.load_state_dict(state_dict)
+    found[name] = runner.test()[sys.argv[3]]  # whose average starts from what was loaded
+print(*(f"{name}={value}" for name, value in found.items()))
 """
 
 
@@ -208,7 +212,7 @@ print(f"iterations={runner.iter} averaged={averaged} raw={raw}")
 )
 def test_few_images_train_well(name, tmp_path):
     """400 iterations on 48 images, from random weights, with a config that inherits one of ours by its path."""
-    root = write_shapes(tmp_path / "shapes")
+    root = write_shapes(tmp_path / "shapes", val=64)
     config = tmp_path / "mine.py"
     config.write_text(shapes_config(name, root, epochs=50, batch=6, size=96, extra=CHANGES[name]))
     done = subprocess.run(
@@ -223,4 +227,4 @@ def test_few_images_train_well(name, tmp_path):
     raw, average = scale * float(found["raw"]), scale * float(found["averaged"])
     assert int(found["iterations"]) == 400
     assert raw > 50
-    assert average == pytest.approx(raw, abs=1)
+    assert average > raw - 1
