@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from timm_mobilevit.mm import use_backbone
+from timm_mobilevit.mm import TimmMobileViT, use_backbone
 from timm_mobilevit.variants import get_variant
 
 ARCH = "mobilevitv3_xxs"
@@ -192,3 +192,103 @@ class TestUseBackbone:
             use_backbone(retinanet(), ARCH, out_indices=(3, 4))
         with pytest.raises(ValueError, match="unknown architecture"):
             use_backbone(retinanet(), "mobilevitv9")
+
+
+def fcn(backbone=None, **head):
+    """A segmentor whose head takes the last of four maps."""
+    return Config(
+        {
+            "default_scope": "mmseg",
+            "model": {
+                "type": "EncoderDecoder",
+                "data_preprocessor": {"type": "SegDataPreProcessor", "size": (1024, 2048)},
+                "backbone": {"type": "ResNet", "depth": 18, **(backbone or {})},
+                "decode_head": {
+                    "type": "FCNHead",
+                    "in_channels": 512,
+                    "in_index": 3,
+                    "channels": 8,
+                    "num_classes": 3,
+                    "norm_cfg": {"type": "SyncBN"},
+                    **head,
+                },
+                "auxiliary_head": {
+                    "type": "FCNHead",
+                    "in_channels": 256,
+                    "in_index": 2,
+                    "channels": 8,
+                    "num_classes": 3,
+                },
+            },
+        }
+    )
+
+
+class TestWhatWasMadeIsTried:
+    """Notes say what fails in the new model and did not fail before; see ``trial.py``."""
+
+    def test_what_works_has_no_note(self):
+        assert use_backbone(fcn(), ARCH) == []
+
+    def test_a_part_that_was_built_for_other_maps(self):
+        config = fcn(type="DepthwiseSeparableASPPHead", c1_in_channels=64, c1_channels=8, dilations=(1, 2))
+        (note,) = use_backbone(config, ARCH)
+        assert note.startswith(
+            "the model does not work as it is now, it fails in decode_head.c1_bottleneck.conv: Runtime"
+        )
+        assert "to have 64 channels, but got 24 channels" in note
+        assert "have [24, 64, 80, 128]" in note
+
+    def test_a_model_that_did_not_work_before(self):
+        """It could not be built before either: that says nothing of the backbone."""
+        config = fcn()
+        config.model.auxiliary_head.sampler = {"type": "NoSampler"}
+        assert use_backbone(config, ARCH) == []
+
+    @pytest.mark.detection
+    def test_a_neck_that_asks_for_equal_channels(self):
+        config = load("mmdet", "ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py")
+        (note,) = use_backbone(config, ARCH)
+        assert "it fails when it is built: AssertionError: assert in_channels == out_channels" in note
+
+    def test_necks_keep_the_type_of_their_channels(self):
+        config = fcn()
+        config.model.backbone.out_indices = (1, 2, 3)
+        config.model.neck = {"type": "JPU", "in_channels": (128, 256, 512), "mid_channels": 8, "start_level": 0}
+        config.model.decode_head.update(in_channels=32, in_index=2)
+        config.model.auxiliary_head.update(in_channels=256, in_index=1)
+        use_backbone(config, ARCH)
+        assert config.model.neck.in_channels == (64, 80, 128)  # JPU takes no list
+
+    def test_parts_that_ours_have_not(self):
+        plugin = {"cfg": {"type": "ContextBlock", "ratio": 0.25}, "stages": (False,) * 4, "position": "after_conv2"}
+        config = fcn({"depth": 50, "plugins": [plugin], "with_cp": True})
+        config.model.decode_head.in_channels, config.model.auxiliary_head.in_channels = 2048, 1024
+        notes = use_backbone(config, ARCH)
+        assert [note.partition("=")[0] for note in notes] == [
+            "the replaced backbone had with_cp",
+            "the replaced backbone had plugins",
+        ]
+        assert notes[1].endswith("ours has nothing of the kind")
+
+    @pytest.mark.parametrize("channels", [1, 4])
+    def test_other_channels_are_kept(self, channels):
+        config = fcn({"in_channels": channels})
+        config.model.data_preprocessor.update(mean=[1.0] * channels, std=[2.0] * channels)
+        assert use_backbone(config, ARCH) == []
+        assert config.model.backbone.in_channels == channels
+        assert config.model.data_preprocessor.mean == [0.0] * channels
+        assert not config.model.data_preprocessor.bgr_to_rgb
+
+    def test_one_stage_by_a_number(self):
+        config = fcn({"out_indices": (3,)}, in_index=0)
+        config.model.auxiliary_head = None
+        assert use_backbone(config, ARCH, out_indices=4) == []
+        assert config.model.backbone.out_indices == (4,)
+
+    @pytest.mark.parametrize("kind", ["mmengine.TimmMobileViT", TimmMobileViT])
+    def test_ours_is_known_by_any_name(self, kind):
+        config = fcn()
+        config.model.backbone = {"type": kind, "model_name": ARCH}
+        with pytest.raises(ValueError, match="TimmMobileViT already"):
+            use_backbone(config, ARCH)

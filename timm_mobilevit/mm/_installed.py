@@ -52,8 +52,8 @@ def enter_scope(config: Any) -> None:
     """Look names up where a config says, after a look at whether the packages are here.
 
     Args:
-        config: A ``mmengine.Config``; its ``default_scope`` counts. Where there is none, as in pure-Python configs, it is
-            the framework that the class of the model stands on.
+        config: A ``mmengine.Config``; its ``default_scope`` counts. Pure-Python configs need none: it is the framework
+            then that the class of the model stands on.
 
     Raises:
         MissingExtraError: As :func:`check_installed`.

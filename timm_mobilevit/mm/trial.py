@@ -38,28 +38,27 @@ def find_fault(config: Config, before: Config) -> str | None:
 
 
 def _try(config: Config, mode: str) -> str | None:
-    at = "when it is built"
-
-    def enter(name: str) -> Any:
-        def remember(*_: Any) -> None:
-            nonlocal at
-            at = f"in {name}"
-
-        return remember
-
+    model: Any = None
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model: Any = _build(config)
-            for name, module in model.named_modules():
-                if name:
-                    module.register_forward_pre_hook(enter(name))
+            model = _build(config)
             data = model.data_preprocessor(_make_batch(config, model.backbone), True)
             model(**data, mode=mode)
     except Exception as error:  # models raise anything
         text = str(error) or traceback.extract_tb(error.__traceback__)[-1].line  # mmdet and mmseg assert a lot
-        return f"{at}: {type(error).__name__}: {text}"
+        return f"{_place(model, error)}: {type(error).__name__}: {text}"
     return None
+
+
+def _place(model: Any, error: Exception) -> str:
+    """The innermost part of the model in whose code the error was raised."""
+    if model is None:
+        return "when it is built"
+    names = {id(module): name for name, module in model.named_modules()}
+    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inside = [names[id(owner)] for owner in owners if names.get(id(owner))]
+    return f"in {inside[-1] if inside else type(model).__name__}"
 
 
 def _build(config: Config) -> nn.Module:
