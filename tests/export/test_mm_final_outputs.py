@@ -67,7 +67,7 @@ def assert_same(actual, expected):
 @pytest.fixture(scope="module", params=RULES, ids=list(RULES))
 def suppressed(request, tmp_path_factory):
     """A detector and its file, for 96×64 pixels."""
-    torch.manual_seed(0)
+    torch.manual_seed(24)  # boxes of all three classes are left under every rule, and no two scores are close
     model = detector(**RULES[request.param])
     path = tmp_path_factory.mktemp("ssd") / "ssd.onnx"
     export(ExportableDetector(model), path, input_size=(3, 96, 64), dynamic_batch=False, dynamic_size=False)

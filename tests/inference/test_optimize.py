@@ -40,7 +40,10 @@ def test_equals_the_model(name):
     left = {type(module).__name__ for key, module in fast.named_modules() if not key.endswith("attn_drop")}
     assert not left & {"BatchNorm2d", "Dropout", "DropPath"}
     assert not any(p.requires_grad for p in fast.parameters())
-    assert fast.stages[0].module[0].conv2_kxk.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    weight = fast.stem.module.conv.weight  # a layout of a depthwise one would say nothing
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert all(module.inplace for module in fast.modules() if isinstance(module, nn.SiLU))
     for key, tensor in model.state_dict().items():  # the model itself is as it was
         assert torch.equal(tensor, before[key]), key
 
@@ -52,6 +55,16 @@ def test_optimizes_what_timm_makes_of_a_model(name):
         model = build(name, **kwargs).double()
         for ours, expected in zip(optimize_for_inference(model)(x), model(x), strict=True):
             torch.testing.assert_close(ours, expected)
+
+
+def test_norms_that_normalise_each_batch_stay():
+    """Without running statistics there is nothing to fold."""
+    model = build("mobilevitv1_xxs", num_classes=5).double()
+    model.final_conv.bn = nn.BatchNorm2d(model.num_features, track_running_stats=False).double().eval()
+    fast = optimize_for_inference(model)
+    assert isinstance(fast.final_conv.bn, nn.BatchNorm2d)
+    x = torch.rand(2, 3, 64, 64, dtype=torch.double)
+    assert_equal(fast(x), model(x))
 
 
 def test_optimizes_twice_and_from_training_mode():
