@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 pytest.importorskip("mmdet")
 
 from mm_models import theirs_of
+from mm_tiny import tiny_segmentor
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets import CocoDataset
 from mmseg.apis import inference_model, init_model
@@ -192,3 +193,61 @@ def test_every_image_has_a_picture_of_its_own():
     folder = Path("tests")  # any folder that is there
     images = [folder / "a" / "1.jpg", folder / "b" / "1.jpg", folder / "b" / "1.png", Path("x/1.jpg"), Path("y/1.png")]
     assert _picture_names([folder, *images[3:]], images) == ["a/1.png", "b/1.png", "b/1_2.png", "1.png", "1_2.png"]
+
+
+class TestConfigsOfUsers:
+    """Binary segmentors, wrapped data, types as classes, images of other channels."""
+
+    def predicted(self, folder, photos, **options):
+        config, weights = tiny_segmentor(folder, **options)
+        return predict(config, weights, photos / "china.jpg", folder / "out")[1][0]
+
+    def test_binary(self, photos, tmp_path):
+        """One output channel: pixels above the threshold are of class 1."""
+        sigmoid = {"type": "CrossEntropyLoss", "use_sigmoid": True}
+        shares = []
+        for threshold in (0.0, 0.999999):
+            head = {"out_channels": 1, "threshold": threshold, "loss_decode": sigmoid}
+            folder = tmp_path / str(threshold)
+            folder.mkdir()
+            names = ("ground", "road")
+            entry = self.predicted(folder, photos, classes=names, model={"decode_head": head})
+            (segment,) = entry["segments"]
+            shares.append((segment["label"], segment["index"], segment["pixels"]))
+        assert shares == [("road", 1, 160 * 100), ("ground", 0, 160 * 100)]
+
+    def test_a_class_without_a_name(self, photos, tmp_path):
+        sigmoid = {"type": "CrossEntropyLoss", "use_sigmoid": True}
+        head = {"out_channels": 1, "threshold": 0.0, "loss_decode": sigmoid}
+        config, weights = tiny_segmentor(tmp_path, classes=("road",), model={"decode_head": head})
+        options = ("--config", config, "--checkpoint", weights, "--out", tmp_path / "out")
+        done = run("predict", photos / "china.jpg", *options)
+        assert done.exit_code == 1
+        assert "the model finds class 1, but the data set that its config tests on names 1: road" in done.stderr
+
+    @pytest.mark.parametrize("name", ["ConcatDataset", "RepeatDataset"])
+    def test_wrapped_data(self, name, photos, tmp_path):
+        wrap = {
+            "ConcatDataset": lambda data: {"type": name, "datasets": [data, data]},
+            "RepeatDataset": lambda data: {"type": name, "times": 2, "dataset": data},
+        }
+        found = []
+        for kind, data in (("plain", None), (name, wrap[name])):
+            (tmp_path / kind).mkdir()
+            entry = self.predicted(tmp_path / kind, photos, data=data)
+            found.append(entry["segments"])
+        assert found[0] == found[1]
+        assert sum(segment["pixels"] for segment in found[0]) == 160 * 100
+
+    def test_grey_images(self, photos, tmp_path):
+        """The loader of the config reads them."""
+        entry = self.predicted(
+            tmp_path,
+            photos,
+            loader={"color_type": "grayscale"},
+            model={
+                "backbone": {"in_channels": 1},
+                "data_preprocessor": {"mean": [0.0], "std": [255.0], "bgr_to_rgb": False},
+            },
+        )
+        assert sum(segment["pixels"] for segment in entry["segments"]) == 160 * 100

@@ -274,11 +274,13 @@ class TestWhatWasMadeIsTried:
     @pytest.mark.parametrize("channels", [1, 4])
     def test_other_channels_are_kept(self, channels):
         config = fcn({"in_channels": channels})
-        config.model.data_preprocessor.update(mean=[1.0] * channels, std=[2.0] * channels)
+        config.model.data_preprocessor.update(mean=[1.0], std=[2.0])
         assert use_backbone(config, ARCH) == []
         assert config.model.backbone.in_channels == channels
-        assert config.model.data_preprocessor.mean == [0.0] * channels
+        assert config.model.data_preprocessor.mean == [0.0]  # mmengine takes one number or three
         assert not config.model.data_preprocessor.bgr_to_rgb
+        model = build(config).train()
+        assert model.backbone(torch.rand(2, channels, 64, 64))[-1].shape == (2, 128, 2, 2)
 
     def test_one_stage_by_a_number(self):
         config = fcn({"out_indices": (3,)}, in_index=0)

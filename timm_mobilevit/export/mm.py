@@ -257,7 +257,5 @@ def _preprocessing(model: Any) -> dict[str, Any]:
         raise ValueError("the data_preprocessor feeds BGR images; export a model with bgr_to_rgb=True")
     if not hasattr(preprocessor, "mean"):  # it leaves pixels as they are, from 0 to 255
         return {"mean": [0.0] * channels, "std": [1 / 255] * channels}
-    return {
-        "mean": (preprocessor.mean.flatten() / 255).tolist(),
-        "std": (preprocessor.std.flatten() / 255).tolist(),
-    }
+    # One number for all channels, or one for each.
+    return {name: (getattr(preprocessor, name).flatten() / 255).expand(channels).tolist() for name in ("mean", "std")}

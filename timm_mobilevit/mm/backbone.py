@@ -22,8 +22,8 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
     """A MobileViT as backbone of MMDetection and MMSegmentation.
 
     Registered in mmengine's root registry, so both find it. Images are RGB in [0, 1]: ``mean=[0, 0, 0]``,
-    ``std=[255, 255, 255]``, ``bgr_to_rgb=True`` in the data preprocessor. Images of other channels need as many
-    numbers there, and no ``bgr_to_rgb``.
+    ``std=[255, 255, 255]``, ``bgr_to_rgb=True`` in the data preprocessor. Images of other channels need
+    ``mean=[0]``, ``std=[255]``, one number for all, and no ``bgr_to_rgb``.
 
     Args:
         model_name: A name that ``timm.list_models(module="mobilevit_zoo")`` gives.

@@ -205,7 +205,8 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
 
 def _set_preprocessing(config: Config, channels: int) -> list[str]:
     """Let images arrive in [0, 1], RGB if they have three channels."""
-    wanted = {"mean": [0.0] * channels, "std": [255.0] * channels, "bgr_to_rgb": channels == 3}
+    numbers = 3 if channels == 3 else 1  # mmengine takes no others; one stands for all channels
+    wanted = {"mean": [0.0] * numbers, "std": [255.0] * numbers, "bgr_to_rgb": channels == 3}
     where = config.model if config.model.get("data_preprocessor") else config
     preprocessor = where.get("data_preprocessor")
     if not preprocessor:
