@@ -9,7 +9,9 @@ from torch import nn
 from benchmarks.complexity import count
 from timm_mobilevit import optimize_for_inference
 from timm_mobilevit.evaluation.attention_maps import attention_maps
-from timm_mobilevit.inference.optimize import ImageWise
+from timm_mobilevit.inference.joined_stages import JoinedStages
+from timm_mobilevit.inference.optimize import ImageWise, fold_norms
+from timm_mobilevit.network.blocks import InvertedResidual
 from timm_mobilevit.variants import get_variant
 
 NAMES = timm.list_models(module="mobilevit_zoo")
@@ -55,6 +57,16 @@ def test_optimizes_what_timm_makes_of_a_model(name):
         model = build(name, **kwargs).double()
         for ours, expected in zip(optimize_for_inference(model)(x), model(x), strict=True):
             torch.testing.assert_close(ours, expected)
+
+
+def test_a_block_with_a_shortcut_is_not_joined():
+    """Its input is added later, so it must exist."""
+    blocks = InvertedResidual(8, 16, expand_ratio=2), InvertedResidual(16, 16, expand_ratio=2)
+    stages = randomise(nn.Sequential(*(nn.Sequential(block) for block in blocks)).double())
+    x = torch.rand(1, 8, 8, 8, dtype=torch.double)
+    expected = stages(x)
+    fold_norms(stages)
+    torch.testing.assert_close(JoinedStages(stages)(x), expected)
 
 
 def test_norms_that_normalise_each_batch_stay():

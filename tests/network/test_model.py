@@ -96,9 +96,7 @@ def test_head(name):
     assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
     torch.testing.assert_close(model.forward_head(features), model(x))
     assert model.get_classifier().out_features == 5
-    model.double().reset_classifier(7, "avgmax")
-    assert model.get_classifier().weight.dtype == torch.double
-    model.float()
+    model.reset_classifier(7, "avgmax")
     assert model(x).shape == (2, 7)
     model.reset_classifier(7, "catavgmax")
     assert model.head_hidden_size == 2 * model.num_features
@@ -107,7 +105,11 @@ def test_head(name):
     assert model(x).shape == (2, model.head_hidden_size)
     model.reset_classifier(0, "")
     torch.testing.assert_close(model(x), features)
-    assert timm.create_model(name, num_classes=0, global_pool="max")(x).shape == (2, model.num_features)
+    model.double().reset_classifier(7)  # from the network: a head without a classifier has no data type
+    assert model.get_classifier().weight.dtype == torch.double
+    model = small(name, global_pool="max")
+    pooled = model.forward_head(model.forward_features(x), pre_logits=True)
+    torch.testing.assert_close(pooled, model.forward_features(x).amax(dim=(2, 3)))
 
 
 @pytest.mark.parametrize("name", KINDS)
