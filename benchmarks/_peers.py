@@ -44,15 +44,13 @@ def timm_name(name: str) -> str | None:
 
 
 def build(name: str) -> nn.Module:
-    """Build our network with random weights, and norms by which optimizers change something, as after training."""
+    """Build our network with random weights, norms, statistics and biases, as after training."""
     network = timm.create_model(name).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
-            nn.init.uniform_(module.weight, 0.8, 1.2)
-            nn.init.uniform_(module.bias, -0.1, 0.1)
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    for key, tensor in network.state_dict().items():
+        if key.endswith("running_var") or (key.endswith("weight") and tensor.ndim == 1):
+            nn.init.uniform_(tensor, 0.8, 1.2)
+        elif key.endswith(("running_mean", "bias")):
+            nn.init.uniform_(tensor, -0.1, 0.1)
     return network
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from random_weights import randomise
 from torch import nn
 
 import timm_mobilevit  # noqa: F401  registers the models
@@ -42,8 +43,8 @@ def name(request):
 
 @pytest.fixture
 def model(name):
-    """A model in evaluation mode whose batch norms have the statistics of a batch, as those of a trained one."""
-    model = timm.create_model(name, num_classes=10)
+    """A model in evaluation mode with random weights, whose batch norms have the statistics of a batch."""
+    model = randomise(timm.create_model(name, num_classes=10))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0

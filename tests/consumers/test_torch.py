@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from random_weights import randomise
 from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.distributed.fsdp import fully_shard
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -32,7 +33,7 @@ def test_gradients_per_image(model):
 
 def test_ensemble(name):
     """torch.func.stack_module_state: three models in one call."""
-    models = [timm.create_model(name, num_classes=2).eval() for _ in range(3)]
+    models = [randomise(timm.create_model(name, num_classes=2)) for _ in range(3)]
     images = torch.rand(2, 3, 64, 64)
     logits = vmap(lambda *state: functional_call(models[0], state, (images,)))(*stack_module_state(models))
     torch.testing.assert_close(logits, torch.stack([model(images) for model in models]), rtol=1e-3, atol=1e-5)

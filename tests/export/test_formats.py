@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from random_weights import randomise
 from torch import nn
 from typer.testing import CliRunner
 
@@ -46,13 +47,8 @@ def needs(name):
 
 
 def trained(name, **options):
-    """A model whose norms and statistics are not those of a new one, which exporters delete."""
-    model = timm.create_model(name, **options)
-    for part in model.modules():
-        if isinstance(part, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
-            nn.init.normal_(part.weight, 1, 0.3)
-            nn.init.normal_(part.bias, 0, 0.3)
-    model.train()
+    """A model whose norms, biases and statistics are not those of a new one, which exporters delete."""
+    model = randomise(timm.create_model(name, **options)).train()
     with torch.no_grad():
         model(torch.rand(8, 3, 128, 128))
     return model.eval()
