@@ -4,7 +4,7 @@ import torch
 from mmengine.config import Config
 from random_weights import randomise
 
-from timm_mobilevit.mm.building import build_model
+from timm_mobilevit.mm._building import build_model
 
 CLASSES = ("ground", "road", "sky")
 SQUARE = ({"type": "Resize", "scale": (64, 64), "keep_ratio": False},)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from timm_mobilevit.mm._evaluated_data import evaluated_dataset, evaluated_steps
 from timm_mobilevit.mm.convert import convert_for, dataset_meta
-from timm_mobilevit.mm.evaluated_data import evaluated_dataset, evaluated_steps
 from timm_mobilevit.mm.loading import load_model
 
 DATA = {

@@ -225,7 +225,7 @@ def fcn(backbone=None, **head):
 
 
 class TestWhatWasMadeIsTried:
-    """Notes say what fails in the new model and did not fail before; see ``trial.py``."""
+    """Notes say what fails in the new model and did not fail before; see ``mm/_trial.py``."""
 
     def test_what_works_has_no_note(self):
         assert use_backbone(fcn(), ARCH) == []

@@ -12,10 +12,10 @@ from pycocotools import mask as rle  # type: ignore[import-untyped]
 from torch.utils._pytree import tree_leaves
 
 from .._files import check_folder, replacing
+from ..mm._evaluated_data import evaluated_steps
+from ..mm._type_names import type_name
 from ..mm.convert import dataset_meta
-from ..mm.evaluated_data import evaluated_steps
 from ..mm.loading import load_model
-from ..mm.type_names import type_name
 from ._checkpoint import load_dense
 from ._images import NOT_FINITE, load_image, usable_device
 

@@ -20,8 +20,8 @@ from mmengine.dataset import Compose
 from PIL import Image
 from torch import Tensor, nn
 
+from ..mm._evaluated_data import evaluated_steps
 from ..mm.convert import dataset_meta
-from ..mm.evaluated_data import evaluated_steps
 from ..mm.loading import load_model
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..variants import get_variant
 from ..weights.convert import source_names
 from ..weights.pretrained import ChannelOrder
+from ._building import build_model
+from ._evaluated_data import evaluated_dataset
 from ._installed import enter_scope
-from .building import build_model
-from .evaluated_data import evaluated_dataset
 
 _STEM = "backbone.stem.conv.weight"
 

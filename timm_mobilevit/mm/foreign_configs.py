@@ -11,8 +11,8 @@ from mmengine.registry import MODELS
 
 from ..variants import get_variant
 from ._installed import enter_scope
-from .trial import find_fault
-from .type_names import type_name
+from ._trial import find_fault
+from ._type_names import type_name
 
 _STRIDES = (2, 4, 8, 16, 32)  # of our stages
 _PROBE = 256  # pixels; divisible by every stride in use

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..configs import find_config
 from ..weights.checkpoint import read_checkpoint
-from .building import build_model
+from ._building import build_model
 from .convert import convert_state_dict
 
 

@@ -10,7 +10,7 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
-from .type_names import type_name
+from ._type_names import type_name
 
 _NO_MIXED_PRECISION = ("cpu", "mps")
 _OF_MIXED_PRECISION = ("loss_scale", "dtype", "use_fsdp")  # arguments that OptimWrapper lacks

@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from .seg_loss import mend_class_weights
+from ._seg_loss import mend_class_weights
 
 _AVG_NON_IGNORE = "avg_non_ignore"
 

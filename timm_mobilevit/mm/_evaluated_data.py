@@ -4,7 +4,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .type_names import type_name
+from ._type_names import type_name
 
 
 def evaluated_dataset(cfg: Config) -> Any:
