@@ -9,6 +9,7 @@ import torch
 from mm_tiny import SQUARE, tiny_segmentor
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmseg.models import FCNHead
 from mmseg.structures import SegDataSample
 from typer.testing import CliRunner
 
@@ -88,6 +89,23 @@ def test_logits_are_those_of_the_whole_model(name, tmp_path):
         actual = network(images)
     assert float(expected.std()) > 0
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_makes_logits_in_its_own_way(tmp_path):
+    """MaskFormer's is one: its forward gives no logits of pixels."""
+
+    @MODELS.register_module(force=True)
+    class ReversingHead(FCNHead):
+        def predict_by_feat(self, seg_logits, batch_img_metas):
+            return super().predict_by_feat(seg_logits.flip(1), batch_img_metas)
+
+    config, weights = tiny_segmentor(tmp_path, model={"decode_head": {"type": "ReversingHead"}})
+    network = load_exportable(str(config), str(weights))
+    model, _ = load_model(str(config), weights)
+    images = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        (sample,) = model.predict(images)
+        torch.testing.assert_close(network(images)[0], sample.seg_logits.data, rtol=1e-4, atol=1e-5)
 
 
 def test_file_of_a_model_with_a_neck(tmp_path):
