@@ -76,8 +76,8 @@ def test_maps_have_the_scores_at_their_pixels(name, options):
             p = i * patch_w + j
             if variant.separable:  # a row per phase
                 expected = module.qkv_proj(args[0])[:, :1, p].softmax(-1).view_as(phase)
-            else:  # the sequences of an image, one per phase, follow each other
-                weights = weights_of(module, args[0].unflatten(0, (2, patch_h * patch_w))[:, p])
+            else:  # sequences come phase by phase, in each the two images
+                weights = weights_of(module, args[0][2 * p : 2 * p + 2])
                 expected = weights.mean(dim=2).view_as(phase)
             torch.testing.assert_close(phase, expected)
         assert m.scores.std() > 0.01 * m.scores.mean()  # even attention would pass all of the above

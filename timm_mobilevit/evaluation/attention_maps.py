@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..network.attention import MultiHeadAttention, SeparableAttention
 from ..network.blocks import MobileViTBlock, SeparableMobileViTBlock
-from ..network.patches import phases_to_rows, rows_to_phases
+from ..network.patches import fold_phases, phases_to_rows, rows_to_phases
 
 _FIRST_STAGE = 3  # stages 1 and 2 have no transformer
 _CAPTION_HEIGHT = 18
@@ -120,11 +120,11 @@ class _Recorder:
         self.layer = 0
 
     def record(self, module: nn.Module, args: tuple[Tensor], weights: Tensor) -> None:
-        rows = weights  # [B, 1, P, N], the context scores of separable attention
         if self.multi_head:
-            received = weights.mean(dim=-2)  # [B·P, heads, N]
-            rows = received.reshape(-1, math.prod(self.patch), *received.shape[1:]).transpose(1, 2)  # [B, heads, P, N]
-        scores = rows_to_phases(rows, *self.patch, *self.size)
+            received = weights.mean(dim=-2)  # [P·B, heads, N]
+            scores = fold_phases(received.transpose(1, 2), *self.patch, *self.size).permute(0, 3, 1, 2)
+        else:
+            scores = rows_to_phases(weights, *self.patch, *self.size)  # from [B, 1, P, N]
         self.layer += 1
         self.maps.append(AttentionMap(self.stage, self.layer, self.patch, scores))
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, use_fused_attn
 from torch import Tensor, nn
 
-from .modes import has_global_hooks, is_exporting, is_patched, is_transformed, is_unmodified
+from .modes import has_global_hooks, is_exporting, is_exporting_onnx, is_patched, is_transformed, is_unmodified
 
 
 class MultiHeadAttention(nn.Module):
@@ -67,7 +67,9 @@ class MultiHeadAttention(nn.Module):
         """Attend over the tokens of each sequence [batch, N, dim]."""
         # Widths come from what the layers return: they may have been pruned or wrapped.
         if is_exporting():  # few operators
-            qkv = self.qkv(x).unflatten(-1, (3 * self.num_heads, -1))  # [batch, N, 3·heads, d / heads]
+            qkv = self.qkv(as_matrix(x))
+            width = qkv.shape[-1] // (3 * self.num_heads)
+            qkv = qkv.reshape(-1, x.shape[1], 3 * self.num_heads, width)  # [batch, N, 3·heads, d / heads]
             q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
         else:
             # Split first, into heads then: the backward pass joins three pieces that lie as the gradients do.
@@ -87,7 +89,7 @@ class MultiHeadAttention(nn.Module):
             weights = (q @ k.transpose(-2, -1)).softmax(dim=3)  # [batch, heads, N, N]
             x = self.attn_drop(weights) @ v
         x = x.transpose(1, 2).flatten(2)  # [batch, N, d]
-        return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]
+        return self.proj_drop(as_sequences(self.proj(as_matrix(x)), x))  # type: ignore[no-any-return]
 
     def _can_fuse(self) -> bool:
         """Whether the fused kernel does what ``attn_drop`` between plain operators would; other runtimes have none."""
@@ -194,7 +196,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map every token independently."""
-        return self.drop(self.fc2(self.act(self.fc1(x))))  # type: ignore[no-any-return]
+        return self.drop(as_sequences(self.fc2(self.act(self.fc1(as_matrix(x)))), x))  # type: ignore[no-any-return]
 
 
 class TransformerLayer(nn.Module):
@@ -301,6 +303,19 @@ class SeparableTransformerLayer(nn.Module):
             return x + self.drop_path(self.mlp(norm_map(self.norm2, x)))  # type: ignore[no-any-return]
 
 
+def as_matrix(x: Tensor) -> Tensor:
+    """Concatenate sequences [batch, N, d] to [batch·N, d] in an ONNX file: there a product of matrices adds the bias.
+
+    Maps, and what other runtimes get, stay as they are.
+    """
+    return x.flatten(0, 1) if x.ndim == 3 and is_exporting_onnx() else x
+
+
+def as_sequences(out: Tensor, x: Tensor) -> Tensor:
+    """Undo :func:`as_matrix` for what layers made of ``as_matrix(x)``."""
+    return out.reshape(-1, x.shape[1], out.shape[-1]) if x.ndim == 3 and is_exporting_onnx() else out
+
+
 def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
     """Apply a norm of one group to a map [B, C, H, W].
 
@@ -324,7 +339,7 @@ def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
         or norm.num_groups != 1
     ):
         return norm(x)  # type: ignore[no-any-return]
-    if not torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
+    if not is_exporting_onnx():
         x = F.layer_norm(x, x.shape[1:], eps=norm.eps)
     elif any(isinstance(size, torch.SymInt) or size == 1 for size in x.shape[2:]):
         # Any image size. An axis that is 1 in the example image counts as one that always is, and the instance norm, or

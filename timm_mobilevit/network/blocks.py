@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from .attention import SeparableTransformerLayer, TransformerLayer, norm_map
 from .layers import ConvNormAct
-from .patches import phases_to_rows, resize, resize_to_patches, rows_to_phases, to_channels_last
+from .patches import (
+    fold_phases,
+    phases_to_rows,
+    resize,
+    resize_to_patches,
+    rows_to_phases,
+    to_channels_last,
+    unfold_phases,
+)
 
 
 class InvertedResidual(nn.Module):
@@ -159,11 +167,11 @@ class MobileViTBlock(nn.Module):
         """Run the transformer over a map [B, d, H, W], each pixel phase separately."""
         height, width = x.shape[-2], x.shape[-1]
         x = resize_to_patches(x, self.patch_h, self.patch_w, align_corners=False)
-        patches_h, patches_w = x.shape[-2], x.shape[-1]
-        tokens = phases_to_rows(x, self.patch_h, self.patch_w).permute(0, 2, 3, 1)  # [B, P, N, d]
-        tokens = self.norm(self.transformer(tokens.flatten(0, 1)))  # [B·P, N, d]
-        rows = tokens.unflatten(0, (-1, self.patch_h * self.patch_w)).permute(0, 3, 1, 2)  # [B, d, P, N]
-        x = rows_to_phases(rows, self.patch_h, self.patch_w, patches_h, patches_w)  # [B, d, H', W']
+        x = x.permute(0, 2, 3, 1)  # [B, H', W', d]
+        tokens = unfold_phases(x, self.patch_h, self.patch_w)  # [P·B, N, d]
+        tokens = self.norm(self.transformer(tokens))
+        x = fold_phases(tokens, self.patch_h, self.patch_w, x.shape[1], x.shape[2])
+        x = x.permute(0, 3, 1, 2)  # [B, d, H', W']
         return resize(x, height, width, align_corners=False)
 
 

@@ -31,6 +31,14 @@ def is_exporting() -> bool:
         return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore
 
 
+def is_exporting_onnx() -> bool:
+    """Whether the graph will be an ONNX file."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return False
+    else:
+        return torch.onnx.is_in_onnx_export()  # type: ignore
+
+
 def is_traced() -> bool:
     """Whether a compiler or an exporter traces the model."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -57,6 +57,61 @@ def to_channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # [B, C, H, W]
 
 
+def unfold_phases(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
+    """Gather the pixels of each phase into the sequences of v1's attention.
+
+    Args:
+        x: Map [B, H, W, C], H and W multiples of the patch.
+        patch_h: Height of a patch.
+        patch_w: Width of a patch.
+
+    Returns:
+        Tokens [P·B, N, C], in one copy.
+
+    Example:
+        >>> unfold_phases(torch.arange(16).reshape(1, 4, 4, 1), 2, 2)[0, :, 0]  # upper left pixel of each patch
+        tensor([ 0,  2,  8, 10])
+    """
+    B, H, W, C = x.shape
+    nh, nw = H // patch_h, W // patch_w
+    if is_exporting():  # in two steps, rows and then columns: many runtimes have no tensors of five dimensions
+        x = x.reshape(B * nh, patch_h, W, C).transpose(0, 1)  # [ph, B·nh, W, C]
+        x = x.reshape(patch_h, B * nh * nw, patch_w, C).transpose(1, 2)  # [ph, pw, B·N, C]
+        return x.reshape(patch_h * patch_w * B, nh * nw, C)  # [P·B, N, C]
+    x = x.reshape(B * nh, patch_h, nw, patch_w, C)  # [B·nh, ph, nw, pw, C]
+    x = x.permute(1, 3, 0, 2, 4)  # [ph, pw, B·nh, nw, C]
+    return x.reshape(patch_h * patch_w * B, nh * nw, C)  # [P·B, N, C]
+
+
+def fold_phases(tokens: Tensor, patch_h: int, patch_w: int, height: int, width: int) -> Tensor:
+    """Put tokens back in their places: the inverse of :func:`unfold_phases`.
+
+    Args:
+        tokens: Tokens [P·B, N, C].
+        patch_h: Height of a patch.
+        patch_w: Width of a patch.
+        height: Height of the map.
+        width: Width of the map.
+
+    Returns:
+        Map [B, H, W, C], in one copy.
+
+    Example:
+        >>> x = torch.randn(2, 4, 6, 8)
+        >>> torch.equal(fold_phases(unfold_phases(x, 2, 3), 2, 3, 4, 6), x)
+        True
+    """
+    C = tokens.shape[-1]
+    nw = width // patch_w
+    if is_exporting():  # columns and then rows, as above
+        x = tokens.reshape(patch_h, patch_w, -1, C).transpose(1, 2)  # [ph, B·N, pw, C]
+        x = x.reshape(patch_h, -1, width, C).transpose(0, 1)  # [B·nh, ph, W, C]
+        return x.reshape(-1, height, width, C)  # [B, H, W, C]
+    x = tokens.reshape(patch_h, patch_w, -1, nw, C)  # [ph, pw, B·nh, nw, C]
+    x = x.permute(2, 0, 3, 1, 4)  # [B·nh, ph, nw, pw, C]
+    return x.reshape(-1, height, width, C)  # [B, H, W, C]
+
+
 def phases_to_rows(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
     """Rearrange a map so that each row holds the pixels of one phase.
 
