@@ -101,6 +101,9 @@ def test_row_is_what_is_published(name):
     assert (cfg.crop_pct, cfg.crop_mode, cfg.interpolation) == (crop, "center", interpolation)
     assert (cfg.mean, cfg.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert (cfg.first_conv, cfg.classifier) == ("stem.conv", "head.fc")
+    assert int(size / cfg.crop_pct) == (288 if size == 256 else 384)  # the references' shorter side
+    assert cfg.architecture == name.partition(".")[0]
+    assert timm.is_model_pretrained(name)
     licence, paper, title = PUBLISHED["rangeaugment" if "rangeaugment" in name else name.partition("_")[0]]
     assert (cfg.license, cfg.paper_ids) == (licence, paper)
     assert cfg.paper_name.startswith(title)
