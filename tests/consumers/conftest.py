@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from random_weights import randomise
 from torch import nn
 
 import timm_mobilevit  # noqa: F401  registers the models
@@ -44,6 +43,8 @@ def name(request):
 @pytest.fixture
 def model(name):
     """A model in evaluation mode with random weights, whose batch norms have the statistics of a batch."""
+    from random_weights import randomise  # here, for write_page.py imports this file without tests/ on the path
+
     model = randomise(timm.create_model(name, num_classes=10))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,5 +1,6 @@
 """PyTorch's own: gradients per image, ensembles, training on several processes."""
 
+import copy
 import subprocess
 import sys
 
@@ -7,7 +8,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from random_weights import randomise
 from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.distributed.fsdp import fully_shard
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -31,12 +31,14 @@ def test_gradients_per_image(model):
         torch.testing.assert_close(gradients[key].mean(dim=0), parameter.grad)
 
 
-def test_ensemble(name):
+def test_ensemble(model):
     """torch.func.stack_module_state: three models in one call."""
-    models = [randomise(timm.create_model(name, num_classes=2)) for _ in range(3)]
+    models = [copy.deepcopy(model) for _ in range(3)]
+    for parameter in (parameter for network in models for parameter in network.parameters()):
+        parameter.data += 0.1 * torch.randn_like(parameter)
     images = torch.rand(2, 3, 64, 64)
     logits = vmap(lambda *state: functional_call(models[0], state, (images,)))(*stack_module_state(models))
-    torch.testing.assert_close(logits, torch.stack([model(images) for model in models]), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(logits, torch.stack([network(images) for network in models]), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrapper", ["DistributedDataParallel", "fully_shard"])

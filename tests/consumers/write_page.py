@@ -22,9 +22,9 @@ built-in `mobilevit_xxs` and `mobilevitv2_050` in their place. Last run: {date},
 """
 LINES = """## Lines that work
 
-`name` is the name of a model, `model` is `timm.create_model(name, num_classes=10).eval()` after a batch in training
-mode, which gives batch norms their statistics, and `tmp_path` is a folder. For the names of this package, `import
-timm_mobilevit` comes first.
+`name` is the name of a model, `model` is `timm.create_model(name, num_classes=10).eval()` with random weights and
+biases, after a batch in training mode, which gives batch norms their statistics, and `tmp_path` is a folder. For the
+names of this package, `import timm_mobilevit` comes first.
 """
 
 
