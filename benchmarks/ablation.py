@@ -40,6 +40,7 @@ INFERENCE: dict[str, Callable[[], Any]] = {
 }
 # What replaces one of a training step, by the name of the function that decides on it.
 TRAINING: dict[str, Callable[[], Any]] = {
+    "gradients in place": lambda: patch.object(norm_act, "_pays_in_place", lambda x, weight: False),
     "norm and SiLU in one step": lambda: patch.object(norm_act, "_can_join", lambda norm, x: False),
 }
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from timm_mobilevit.network.layers import ConvNormAct
+from timm_mobilevit.network.norm_act import norm_act
 
 NAMES = timm.list_models(module="mobilevit_zoo")
 
@@ -40,6 +41,25 @@ def test_equals_the_two_modules():
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
     for (name, ours), theirs in zip(layer.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 6, 5), (5, 16, 64, 72), (2, 8, 300, 300), (3, 4, 1, 7)])  # parts of all sizes
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_every_size_and_layout(shape, layout):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(shape[1]).double()
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias)
+    x = (3 * torch.randn(shape, dtype=torch.double) + 1).to(memory_format=layout).requires_grad_()
+    grad = torch.randn(shape, dtype=torch.double)
+    given = grad.clone()
+    inputs = [x, norm.weight, norm.bias]
+    expected = torch.autograd.grad(nn.functional.silu(norm(x)), inputs, grad)
+    out = norm_act(norm, nn.SiLU(), x)
+    assert is_joint(out)
+    for ours, theirs in zip(torch.autograd.grad(out, inputs, grad), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert torch.equal(grad, given)
 
 
 def test_differentiates_twice():

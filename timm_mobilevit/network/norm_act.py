@@ -1,7 +1,8 @@
 """Batch norm and SiLU as one step of training: the same numbers, a quarter less memory (benchmarks/targets.py).
 
 Two separate modules keep two maps for the backward pass: the norm's input and the activation's. Here only the norm's
-input is kept; the activation's input is computed again from it, which is cheap.
+input is kept; the activation's input is computed again from it, which is cheap. On a CPU the gradients of a batch need
+one new map instead of two.
 """
 
 from typing import Any
@@ -86,7 +87,47 @@ class _BatchNormSiLU(torch.autograd.Function):
             return *(next(found) if want else None for want in wanted), None, None, None, None
         out = F.batch_norm(x, mean, inv_std.pow(-2), weight, bias, training=False, eps=0.0)
         grad = torch.ops.aten.silu_backward.grad_input(grads[0], out, grad_input=out)
+        in_place = wanted[0] and _pays_in_place(x, weight)
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, inv_std, True, ctx.eps, wanted
+            grad, x, weight, None, None, mean, inv_std, True, ctx.eps, (wanted[0] and not in_place, True, True)
         )
-        return grad_x, grad_weight, grad_bias, None, None, None, None
+        if in_place:
+            grad_x = _through_norm_(grad, x, weight, mean, inv_std, grad_weight, grad_bias)
+        return grad_x, grad_weight if wanted[1] else None, grad_bias if wanted[2] else None, None, None, None, None
+
+
+def _pays_in_place(x: Tensor, weight: Tensor) -> bool:
+    """Whether allocating a new map costs more than working in pieces that stay in the cache.
+
+    It does on a CPU, where the system reclaims the maps of a whole batch each time and clears their pages again. The
+    rows of an image must be contiguous. Under autocast maps are half as large, and only PyTorch's own kernel mixes data
+    types in one pass.
+    """
+    return x.device.type == "cpu" and x.dtype == weight.dtype and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _through_norm_(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inv_std: Tensor, grad_weight: Tensor, grad_bias: Tensor
+) -> Tensor:
+    """Turn the gradient of a batch norm's output into that of its input x, in place, in pieces that stay in the cache.
+
+    With n values per channel (arXiv:1502.03167, Section 3) it is
+    weight · inv_std · (grad - grad_bias / n - (x - mean) · inv_std · grad_weight / n): all but grad is a norm of x.
+    """
+    scale = weight * inv_std
+    share = -scale / (x.numel() // x.shape[1])
+    var, weight, bias = inv_std.pow(-2), share * grad_weight, share * grad_bias
+    for part, x_part in zip(_pieces(grad), _pieces(x), strict=True):
+        rest = F.batch_norm(x_part, mean, var, weight, bias, training=False, eps=0.0)
+        torch.addcmul(rest, part, scale[:, None, None], out=part)
+    return grad
+
+
+_PIECE = 2**18  # values: a MiB in float32
+
+
+def _pieces(x: Tensor) -> list[Tensor]:
+    """Split a batch [B, C, H, W] into views of whole images, or of an image's rows where it is large."""
+    _, C, H, W = x.shape
+    images = x.split(max(1, _PIECE // (C * H * W)))  # type: ignore[no-untyped-call]
+    return [rows for image in images for rows in image.split(max(1, _PIECE // (C * W)), dim=2)]
