@@ -36,9 +36,7 @@ def test_a_missing_runtime_is_noted(monkeypatch):
 
     monkeypatch.setattr(latency, "export_ours", missing)
     seconds = [0.001, 0.002, 0.004]
-    monkeypatch.setattr(
-        latency, "interleave_apart", lambda _, makers, **options: (dict.fromkeys(makers, seconds), {})
-    )
+    monkeypatch.setattr(latency, "interleave_apart", lambda _, makers, **options: (dict.fromkeys(makers, seconds), {}))
     rows = latency.measure(
         V3, runtimes=("eager", "onnxruntime"), with_timm=True, size=64, threads=(1,), rounds=1, seconds=0
     )
