@@ -142,7 +142,7 @@ def bring_official_files():
 
     for folder, name in (
         ("mobilevitv3_XXS_coco_e200_1930", "ssdlite_mobilevitv3-xxs"),
-        ("mobilevitv3_voc_0_5_0", "deeplabv3_mobilevitv3-0.5-d16"),
+        ("mobilevitv3_ade20k_0_5_0", "deeplabv3_mobilevitv3-0.5-d8"),
     ):
         config = Config.fromfile(find_config(name))
         config.model.backbone.pretrained = False
@@ -172,14 +172,16 @@ def run(block, where, namespace):
             run_in_process(line, where)
         return
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    known = namespace.setdefault("__shell__", [])  # variables of the page's earlier blocks: a reader has one shell
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.code],
+        ["bash", "-euo", "pipefail", "-c", "\n".join([*known, block.code])],
         env=os.environ | OFFLINE | {"PATH": path, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, f"{where}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    known += re.findall(r"^[A-Z]+=.*$", block.code, re.MULTILINE)
 
 
 def run_in_process(line, where):

@@ -1,9 +1,9 @@
 # DeepLabv3 with MobileViTv3-0.5 on digit scenes, its backbone trained on the scans alone. Effective batch: 8.
 #   backbone: python -m benchmarks.digits --model mobilevitv3_0_5
 #   data:     python -m benchmarks.mm_data
-#   train:    python MMSEG/.mim/tools/train.py benchmarks/mm_digits/deeplabv3_mobilevitv3-0.5_digits.py
-#   test:     python MMSEG/.mim/tools/test.py benchmarks/mm_digits/deeplabv3_mobilevitv3-0.5_digits.py CHECKPOINT
-# MMSEG is the folder of the installed package mmseg.
+#   train:    python $MMSEG/tools/train.py benchmarks/mm_digits/deeplabv3_mobilevitv3-0.5_digits.py
+#   test:     python $MMSEG/tools/test.py benchmarks/mm_digits/deeplabv3_mobilevitv3-0.5_digits.py CHECKPOINT
+# $MMSEG is the folder .mim of the installed package mmseg.
 default_scope = "mmseg"
 custom_imports = dict(imports=["timm_mobilevit.mm"], allow_failed_imports=False)
 work_dir = "output/mm/deeplabv3"

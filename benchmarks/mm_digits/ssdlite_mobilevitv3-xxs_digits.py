@@ -1,9 +1,9 @@
 # SSDLite with MobileViTv3-XXS on digit scenes, its backbone trained on the scans alone. Effective batch: 8.
 #   backbone: python -m benchmarks.digits --model mobilevitv3_xxs
 #   data:     python -m benchmarks.mm_data
-#   train:    python MMDET/.mim/tools/train.py benchmarks/mm_digits/ssdlite_mobilevitv3-xxs_digits.py
-#   test:     python MMDET/.mim/tools/test.py benchmarks/mm_digits/ssdlite_mobilevitv3-xxs_digits.py CHECKPOINT
-# MMDET is the folder of the installed package mmdet.
+#   train:    python $MMDET/tools/train.py benchmarks/mm_digits/ssdlite_mobilevitv3-xxs_digits.py
+#   test:     python $MMDET/tools/test.py benchmarks/mm_digits/ssdlite_mobilevitv3-xxs_digits.py CHECKPOINT
+# $MMDET is the folder .mim of the installed package mmdet.
 default_scope = "mmdet"
 custom_imports = dict(imports=["timm_mobilevit.mm"], allow_failed_imports=False)
 work_dir = "output/mm/ssdlite"
