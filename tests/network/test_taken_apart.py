@@ -311,3 +311,16 @@ def test_gradients_have_the_strides_of_their_parameters(name):
     model(torch.rand(2, 3, 64, 64)).sum().backward()
     assert [key for key, p in model.named_parameters() if p.grad.stride() != p.stride()] == []
     assert all(p.is_contiguous() for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", [64, 96])
+@pytest.mark.parametrize("name", NAMES)
+def test_strides_of_parameters_change_no_output(name, size):
+    """Libraries assign loaded tensors, which have strides of their own, instead of copying them."""
+    model = randomise(timm.create_model(name, num_classes=3))
+    x = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        before = model(x)
+        loaded = {key: torch.empty(value.shape).copy_(value) for key, value in model.state_dict().items()}
+        model.load_state_dict(loaded, assign=True)
+        assert torch.equal(model(x), before)

@@ -16,11 +16,8 @@ class BestCheckpointHook(CheckpointHook):  # type: ignore[misc]
 
     It takes mIoU, mAP, AP, PQ, mDice or mFscore, the first of them that the evaluator gives, and otherwise the
     evaluator's first metric. Where nobody has said whether more or less of that is better (``rule``), the best
-    checkpoint is not saved, with a warning; mmengine's own hook ends the training then.
-
-    Args:
-        *args: As for ``mmengine.hooks.CheckpointHook``.
-        **kwargs: As for ``mmengine.hooks.CheckpointHook``.
+    checkpoint is not saved, with a warning; mmengine's own hook ends the training then. The arguments are those of
+    ``mmengine.hooks.CheckpointHook``.
     """
 
     _default_greater_keys = (*CheckpointHook._default_greater_keys, *_SUMMARIES, "Recall", "Fscore", "AR")

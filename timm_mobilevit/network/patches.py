@@ -109,7 +109,8 @@ def fold_phases(tokens: Tensor, patch_h: int, patch_w: int, height: int, width: 
         return x.reshape(-1, height, width, C)  # [B, H, W, C]
     x = tokens.reshape(patch_h, patch_w, -1, nw, C)  # [ph, pw, B·nh, nw, C]
     x = x.permute(2, 0, 3, 1, 4)  # [B·nh, ph, nw, pw, C]
-    return x.reshape(-1, height, width, C)  # [B, H, W, C]
+    # A single patch is a view: as it lies, the strides of the next kernel would choose the layout of its convolution.
+    return x.reshape(-1, height, width, C).contiguous()  # [B, H, W, C]
 
 
 def phases_to_rows(x: Tensor, patch_h: int, patch_w: int) -> Tensor:
@@ -161,7 +162,7 @@ def rows_to_phases(x: Tensor, patch_h: int, patch_w: int, height: int, width: in
     B, C, nh, nw = x.shape[0], x.shape[1], height // patch_h, width // patch_w
     if not (is_exporting() or is_transformed()):  # as above
         x = x.permute(0, 2, 3, 1).reshape(B, patch_h, patch_w, nh, nw, C)  # [B, ph, pw, nh, nw, C]
-        x = x.permute(0, 3, 1, 4, 2, 5).reshape(B, height, width, C)  # [B, H, W, C]
+        x = x.permute(0, 3, 1, 4, 2, 5).reshape(B, height, width, C).contiguous()  # [B, H, W, C]
         return x.permute(0, 3, 1, 2)  # [B, C, H, W]
     x = x.reshape(B * C * patch_h, patch_w, nh * nw).transpose(1, 2)  # [B·C·ph, N, pw]
     x = x.reshape(B * C, patch_h, nh, width).transpose(1, 2)  # [B·C, nh, ph, W]
