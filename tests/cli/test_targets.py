@@ -220,6 +220,8 @@ def run_full(*args, limit):
         [sys.executable, "-c", "from timm_mobilevit.cli import main; main()", *map(str, args)],
         capture_output=True,
         text=True,
+        # coverage would write its own file, and say that it cannot
+        env={key: value for key, value in os.environ.items() if not key.startswith("COV")},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
 

@@ -26,6 +26,7 @@ from ._target import check_target
 OLDEST_OPSET = 17
 _EXPORTER_OPSET = 18  # what torch's exporter writes; it only converts to newer ones
 _IR_VERSION = 8
+_SMALLEST_TRACED = 128  # pixels: two patches a side in the last map of every model of this package
 
 
 def export_onnx(
@@ -119,10 +120,14 @@ def export_onnx(
     axes = {0: "batch"} if dynamic_batch else {}
     if dynamic_size:
         axes |= {1: "height", 2: "width"} if image_input else {2: "height", 3: "width"}
+    traced: tuple[int, ...] = shapes[0]
+    if dynamic_size:  # torch.export takes a size of 1 for a constant: no map may have a single pixel or patch
+        traced = (*traced[:2], *(max(side, _SMALLEST_TRACED) for side in traced[2:]))
     if image_input:
         shapes = [(batch, height, width, channels) for batch, _, height, width in shapes]
+        traced = (traced[0], *traced[2:], channels)
         facts |= {"mean": [0.0] * channels, "std": [1.0] * channels}  # nothing is left to do
-    images = (make_pixels if image_input else make_images)(shapes[0])
+    images = (make_pixels if image_input else make_images)(traced)
 
     proto = _translate(optimized, images, names, axes, max(opset, _EXPORTER_OPSET)).model_proto
     if opset < _EXPORTER_OPSET:

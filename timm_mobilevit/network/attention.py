@@ -69,7 +69,7 @@ class MultiHeadAttention(nn.Module):
         if is_exporting():  # few operators
             qkv = self.qkv(as_matrix(x))
             width = qkv.shape[-1] // (3 * self.num_heads)
-            qkv = qkv.reshape(-1, x.shape[1], 3 * self.num_heads, width)  # [batch, N, 3·heads, d / heads]
+            qkv = qkv.reshape(x.shape[0], x.shape[1], 3 * self.num_heads, width)  # [batch, N, 3·heads, d / heads]
             q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
         else:
             # Split first, into heads then: the backward pass joins three pieces that lie as the gradients do.
@@ -313,7 +313,7 @@ def as_matrix(x: Tensor) -> Tensor:
 
 def as_sequences(out: Tensor, x: Tensor) -> Tensor:
     """Undo :func:`as_matrix` for what layers made of ``as_matrix(x)``."""
-    return out.reshape(-1, x.shape[1], out.shape[-1]) if x.ndim == 3 and is_exporting_onnx() else out
+    return out.reshape(x.shape[0], x.shape[1], out.shape[-1]) if x.ndim == 3 and is_exporting_onnx() else out
 
 
 def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
