@@ -142,7 +142,7 @@ class Branching(Small):
     """Takes any size, but no graph does what it does."""
 
     def forward(self, x):
-        return super().forward(x) if x.shape[-1] < 100 else self.conv(x).amax((2, 3))
+        return super().forward(x) if x.shape[-1] != 128 else self.conv(x).amax((2, 3))
 
 
 class Drifting(Small):
