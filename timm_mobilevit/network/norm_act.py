@@ -30,7 +30,7 @@ def norm_act(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
         True
     """
     if (
-        type(x) is Tensor  # what a subclass makes of an operator is its own affair
+        type(x) is Tensor  # a subclass may give operators another meaning
         and not is_traced()
         and not is_transformed()
         and not has_global_hooks()
