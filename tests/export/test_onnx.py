@@ -119,6 +119,13 @@ def test_single_class_and_no_class(tmp_path):
         assert list(run_file(tmp_path / "model.onnx", torch.rand(1, 3, 64, 64))) == [output]
 
 
+def test_name_of_the_input(tmp_path):
+    options = {"input_size": (3, 16, 16), "input_name": "pixel_values"}
+    export_onnx(Small(), tmp_path / "any.onnx", **options)  # it is run
+    export_onnx(Small(), tmp_path / "one.onnx", dynamic_batch=False, dynamic_size=False, **options)
+    assert interface(tmp_path / "one.onnx")["pixel_values"] == ("FLOAT", [1, 3, 16, 16])
+
+
 class Small(nn.Module):
     """Quick to export."""
 

@@ -41,6 +41,7 @@ def export_onnx(
     half_io: bool = False,
     softmax: bool = False,
     image_input: bool = False,
+    input_name: str = "images",
     labels: Sequence[str] | None = None,
     check: bool = True,
 ) -> float | None:
@@ -68,6 +69,7 @@ def export_onnx(
         image_input: Whether ``images`` are uint8 [batch, height, width, channels], as pictures are decoded: scaling,
             mean and standard deviation are then in the file, and its metadata say 0 and 1. Otherwise they are float32
             [batch, channels, height, width], in [0, 1] before mean and standard deviation.
+        input_name: What the file calls its input; other libraries look for names of their own, such as "pixel_values".
         labels: Names of the classes; by default those that the model's configuration records or, for published
             weights, ImageNet's.
         check: Whether to validate the file, and to compare it with PyTorch in ONNX Runtime at ``input_size`` and, where
@@ -129,7 +131,7 @@ def export_onnx(
         facts |= {"mean": [0.0] * channels, "std": [1.0] * channels}  # nothing is left to do
     images = (make_pixels if image_input else make_images)(traced)
 
-    proto = _translate(optimized, images, names, axes, max(opset, _EXPORTER_OPSET)).model_proto
+    proto = _translate(optimized, images, input_name, names, axes, max(opset, _EXPORTER_OPSET)).model_proto
     if opset < _EXPORTER_OPSET:
         to_opset_17(proto)
     if half:
@@ -180,15 +182,15 @@ def check_onnx(
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    kind = session.get_inputs()[0].type
+    (source,) = session.get_inputs()
     largest = 0.0
     for shape in shapes:
-        images = make_pixels(shape) if kind == "tensor(uint8)" else make_images(shape)
-        feed = images.half() if kind == "tensor(float16)" else images
+        images = make_pixels(shape) if source.type == "tensor(uint8)" else make_images(shape)
+        feed = images.half() if source.type == "tensor(float16)" else images
         with torch.inference_mode():
             expected = as_list(model(images))
         try:
-            outputs = session.run(None, {"images": feed.numpy()})
+            outputs = session.run(None, {source.name: feed.numpy()})
         except Exception as error:  # ONNX Runtime's own
             raise RuntimeError(
                 f"the exported file does not run on {list(shape)}; if a map has a single pixel at input_size, that has "
@@ -237,7 +239,7 @@ def _interface(
     return {"mean": facts["mean"], "std": facts["std"], "softmax": softmax, "image_input": True}
 
 
-def _translate(model: Any, images: Tensor, names: list[str], axes: dict[int, str], opset: int) -> Any:
+def _translate(model: Any, images: Tensor, input_name: str, names: list[str], axes: dict[int, str], opset: int) -> Any:
     # Static strides in the default layout: the channels-last one, which is faster in PyTorch, adds transpositions here.
     model = model.to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings():
@@ -248,7 +250,7 @@ def _translate(model: Any, images: Tensor, names: list[str], axes: dict[int, str
             return torch.onnx.export(
                 model,
                 (images,),
-                input_names=["images"],
+                input_names=[input_name],
                 output_names=names,
                 opset_version=opset,
                 dynamic_shapes=(axes,) if axes else None,
