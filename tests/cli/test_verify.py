@@ -20,8 +20,7 @@ from timm_mobilevit.cli import app
 from timm_mobilevit.configs import find_config, list_configs
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.convert import export_state_dict
-from timm_mobilevit.weights.fetch.archive import CHECKPOINT
-from timm_mobilevit.weights.fetch.store import Entry, Source
+from timm_mobilevit.weights.fetch import CHECKPOINT, _Entry, _Source
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
 SMALLEST = sorted(WEIGHTS, key=lambda name: (WEIGHTS[name].size, VARIANTS[name.partition(".")[0]].widths))
@@ -89,8 +88,8 @@ def put_on_hub(name, answer=0, content=None):
 def put_in_assets(name, tmp_path, answer=0):
     """Put weights where this package keeps what it fetched and converted."""
     (tmp_path / "original.pt").write_bytes(b"")
-    entry = Entry(name, WEIGHTS[name])
-    entry.save(weights_of(name, answer), Source(tmp_path / "original.pt", "original.pt"))
+    entry = _Entry(name, WEIGHTS[name])
+    entry.save(weights_of(name, answer), _Source(tmp_path / "original.pt", "original.pt"))
 
 
 def test_every_row_in_the_cache_is_compared_with_its_published_top1(imagenet, tmp_path):
@@ -142,7 +141,7 @@ def test_weights_that_were_downloaded_by_hand(imagenet, tmp_path, monkeypatch, p
     (tree / folder).mkdir(parents=True)
     torch.save(theirs, tree / folder / CHECKPOINT)
     if packed:
-        with zipfile.ZipFile(tree / f"{folder}.zip", "w") as archive:
+        with zipfile.ZipFile(tree / "models.zip", "w") as archive:
             archive.write(tree / folder / CHECKPOINT, f"{folder}/{CHECKPOINT}")
         (tree / folder / CHECKPOINT).unlink()
     monkeypatch.setenv("TIMM_MOBILEVIT_WEIGHTS", str(tree))

@@ -1,18 +1,19 @@
 """A server of checkpoints, and an environment that knows of none."""
 
 import io
+import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from huggingface_hub import constants
 from random_weights import randomise
-from servers import Server, serve
+from servers import MODELS, Server, serve
 
 from timm_mobilevit.weights import fetch
 from timm_mobilevit.weights.convert import export_state_dict
-from timm_mobilevit.weights.fetch import transfer
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +39,17 @@ def checkpoint(checkpoints: Callable[[str], bytes]) -> bytes:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with serve() as server:
-        monkeypatch.setenv("TIMM_MOBILEVIT_GITHUB_API", f"{server.url}/")
+        monkeypatch.setattr(fetch, "MICRON_ARCHIVE", server.url + MODELS)
         yield server
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TIMM_MOBILEVIT_WEIGHTS", "GITHUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("TIMM_MOBILEVIT_WEIGHTS", raising=False)
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv("TIMM_MOBILEVIT_GITHUB_API", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(fetch, "MICRON_ARCHIVE", f"http://127.0.0.1:9{MODELS}")  # where no server listens
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(transfer, "sleep", lambda seconds: None)
+    impatient = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    for module in ("file_download", "utils._http"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", impatient)
     fetch._log_licence.cache_clear()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from fetched import MICRON, MODELS, assert_weights, models
-from servers import RELEASE, Fault, Server
+from fetched import MICRON, assert_weights, models
+from servers import MODELS, Fault, Server
 
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.checkpoint import read_checkpoint
@@ -73,19 +73,19 @@ def test_threads_read_a_training_checkpoint(tmp_path: Path):
 
 
 def test_threads_fetch_once(server: Server, tmp_path: Path, checkpoint: bytes):
-    server.release({"models.zip": models(checkpoint)})
-    server.asset("models.zip").faults = [Fault(stall=0.5)]
+    server.add(MODELS, models(checkpoint), faults=[Fault(), Fault(stall=0.5)])
     paths = at_once(lambda: fetch_weights(MICRON, tmp_path))
     assert len(set(paths)) == 1
     assert_weights(paths[0], checkpoint)
-    assert server.paths() == [RELEASE, MODELS, MODELS]
+    assert len(server.requests) == 3
 
 
-def create_pretrained(cache: str, api: str) -> str:
+def create_pretrained(cache: str, archive: str) -> str:
     """Runs in another process: the checksum of a model's weights."""
     import timm_mobilevit  # noqa: F401  registers the models
+    from timm_mobilevit.weights import fetch
 
-    os.environ.update(TIMM_MOBILEVIT_GITHUB_API=api, no_proxy="*")
+    os.environ["no_proxy"], fetch.MICRON_ARCHIVE = "*", archive
     torch.set_num_threads(1)
     weights = timm.create_model(MICRON, pretrained=True, cache_dir=cache).state_dict()
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights.values())).hexdigest()
@@ -93,15 +93,14 @@ def create_pretrained(cache: str, api: str) -> str:
 
 def test_processes_create_a_model_from_one_cache(server: Server, tmp_path: Path, checkpoint: bytes):
     content = models(checkpoint)
-    server.release({"models.zip": content})
-    server.asset("models.zip").faults = [Fault(status=501), Fault(cut_after=len(content) // 2, stall=0.5)]
+    url = server.add(MODELS, content, faults=[Fault(), Fault(), Fault(stall=0.5)])
     # Imports once; the eight are forked from there.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["timm_mobilevit.weights.fetch", "timm_mobilevit.mobilevit_zoo"])
     with ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
-        calls = [pool.submit(create_pretrained, str(tmp_path), f"{server.url}/") for _ in range(WORKERS)]
+        calls = [pool.submit(create_pretrained, str(tmp_path), url) for _ in range(WORKERS)]
         digests = {call.result(timeout=120) for call in calls}
     assert len(digests) == 1
     path = fetch_weights(MICRON, tmp_path)
     assert_weights(path, checkpoint)
-    assert sum(server.sent(MODELS)) == len(content)  # one download, resumed once
+    assert len(server.requests) == 3  # one download: its size, its directory, the checkpoint

@@ -120,17 +120,16 @@ def find_cached(name: str, work: Path) -> Path | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    from ..weights.fetch.store import Entry
-    from ..weights.fetch.tree import from_tree, weights_tree
+    from ..weights.fetch import _Entry, _from_tree, _tree
     from ..weights.pretrained import WEIGHTS
 
     row = WEIGHTS[name]
     if row.hf_hub_id:
         files = (try_to_load_from_cache(row.hf_hub_id, file) for file in ("model.safetensors", "pytorch_model.bin"))
         return next((Path(file) for file in files if isinstance(file, str)), None)
-    tree = weights_tree()
-    source = from_tree(row, tree, work) if tree else None
-    return source.checkpoint if source else Entry(name, row).find()
+    tree = _tree()
+    source = _from_tree(row, tree, work) if tree else None
+    return source.checkpoint if source else _Entry(name, row).find()
 
 
 def _load(name: str, download: bool) -> "nn.Module | None":
@@ -200,7 +199,7 @@ def _dense_commands(pattern: str) -> Iterator[str]:
     import yaml  # type: ignore[import-untyped]
 
     from ..configs import FOLDER
-    from ..weights.fetch.archive import CHECKPOINT
+    from ..weights.fetch import CHECKPOINT
     from ._registry import as_wildcards
 
     models = [

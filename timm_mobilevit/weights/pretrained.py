@@ -12,6 +12,7 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 APPLE = "https://docs-assets.developer.apple.com/ml-research/models/"
 MICRON_RELEASE = "https://github.com/micronDLA/MobileViTv3/releases/tag/v1.0.0"
+MICRON_ARCHIVE = "https://github.com/micronDLA/MobileViTv3/releases/download/v1.0.0/models.zip"  # see its issue 3
 
 _APPLE_LICENSE = "cvnets-license"  # Apple's sample-code licence, by the name that timm uses for it
 _MICRON_LICENSE = "micron-non-commercial"
