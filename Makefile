@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# torch 2.13 has no matching torchvision on every platform, and mmcv does not build beside torch >= 2.14.
-TORCH := 'torch<2.13'
+# The newest that is tested, and one before 2.14, beside which OpenMMLab's own releases are.
+TORCH := 'torch<2.15' 'torchvision<0.30'
+OLDER_TORCH := 'torch<2.13'
 
 # The suite and the demo train while other processes run: there, threads that wait should sleep, because spinning ones
 # make a training step several times slower. Benchmarks run with OpenMP's default, which is faster for a single image.
@@ -13,6 +14,9 @@ PASSIVE := OMP_WAIT_POLICY=PASSIVE
 CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/test_mm*' \
     --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py \
     --ignore=timm_mobilevit/export/runtimes.py
+
+# The suite of detection and segmentation.
+MM := -m "not long" tests/mm tests/export/test_mm*.py tests/cli/test_mm.py tests/cli/test_predict_mm.py timm_mobilevit/mm
 
 # A process per core, each with the tests of whole files, for those share what is slow to make.
 # In the order of their names: the last ones are small, so that the processes end together.
@@ -28,17 +32,17 @@ export MMCV_NOTICE
 # mmcv is compiled where torch can be imported (--no-build-isolation), and has no ops elsewhere. pip's cache has one
 # place for its wheel, whatever torch it was compiled against, and for one without ops too; so those with ops have caches
 # of their own, one per torch, and those without go to none. What is installed already could be of either kind: it goes.
-# CFLAGS shorten the build. Arguments: the environment, and the requirement.
+# CFLAGS shorten the build. Arguments: the environment, the requirement, and variables of the build.
 define install_mmcv
 @echo "$$MMCV_NOTICE"
 $(1)/bin/python -m pip uninstall --quiet --yes onedl-mmcv mmcv 2>/dev/null
-CFLAGS="-g0 -O1" MMCV_WITH_OPS=1 FORCE_CUDA=0 PIP_CACHE_DIR="$$($(1)/bin/python -m pip cache dir)/mmcv/torch-$$($(1)/bin/python \
+$(3) CFLAGS="-g0 -O1" MMCV_WITH_OPS=1 FORCE_CUDA=0 PIP_CACHE_DIR="$$($(1)/bin/python -m pip cache dir)/mmcv/torch-$$($(1)/bin/python \
     -c 'import torch; print(torch.__version__)')" $(1)/bin/python -m pip install --quiet --no-build-isolation '$(2)'
 $(1)/bin/python -c "import mmcv.ops"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-min test-newest test-consumers test-export test-seg test-mm-upstream test-docs test-timm audit dist lint format docs gpu tables
+.PHONY: help demo test test-long test-min test-newest test-consumers test-export test-seg test-older test-mm-upstream test-docs test-web test-timm audit dist lint format docs gpu tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,10 +55,16 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[$*]'
 	touch $@
 
+# mmcv asks for C++17, torch 2.14 needs C++20: of several -std, the last one counts.
+build/cxx20: Makefile
+	mkdir -p build
+	printf '#!/bin/sh\nexec c++ "$$@" -std=c++20\n' > $@
+	chmod +x $@
+
 # Its build needs pkg_resources, which setuptools 82 has no longer, and setuptools 77 for its licence field.
-$(VENV)/.installed-mmcv: Makefile | $(BIN)/python
+$(VENV)/.installed-mmcv: Makefile build/cxx20 | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) 'setuptools>=77,<81' wheel ninja
-	$(call install_mmcv,$(VENV),onedl-mmcv>=2.3.6)
+	$(call install_mmcv,$(VENV),onedl-mmcv>=2.3.6,CXX="$(CURDIR)/build/cxx20")
 	touch $@
 
 $(VENV)/.installed-test $(VENV)/.installed-dev: $(VENV)/.installed-mmcv
@@ -95,18 +105,29 @@ test-seg:  ## run the tests of segmentation with the newest torch and without a 
 	.venv-seg/bin/python -m pip install --quiet -e '.[test-core,onnx,seg]' 'transformers>=5.17'
 	$(PASSIVE) OMP_NUM_THREADS=1 .venv-seg/bin/python -m pytest -m "not long and not detection" tests/mm
 
+test-older:  ## run the tests of detection and segmentation with the torch before those that `make test` installs
+	$(PYTHON) -m venv .venv-older
+	.venv-older/bin/python -m pip install --quiet $(OLDER_TORCH) 'setuptools>=77,<81' wheel ninja
+	$(call install_mmcv,.venv-older,onedl-mmcv>=2.3.6)
+	.venv-older/bin/python -m pip install --quiet $(OLDER_TORCH) -e '.[test-core,onnx,coreml,mm]' 'transformers>=5.17' openvino
+	$(PASSIVE) OMP_NUM_THREADS=1 .venv-older/bin/python -m pytest $(MM)
+
 # Those of OpenMMLab itself, which the forks that `make test` installs go on from.
 test-mm-upstream:  ## run the tests of detection and segmentation with OpenMMLab's own last releases, mmcv built
 	$(PYTHON) -m venv .venv-mm-upstream
-	.venv-mm-upstream/bin/python -m pip install --quiet $(TORCH) 'setuptools>=77,<81' wheel ninja
+	.venv-mm-upstream/bin/python -m pip install --quiet $(OLDER_TORCH) 'setuptools>=77,<81' wheel ninja
 	$(call install_mmcv,.venv-mm-upstream,mmcv==2.1.0)
-	.venv-mm-upstream/bin/python -m pip install --quiet $(TORCH) -e '.[test-core,onnx,coreml]' \
+	.venv-mm-upstream/bin/python -m pip install --quiet $(OLDER_TORCH) -e '.[test-core,onnx,coreml]' \
 	    mmengine==0.10.7 mmdet==3.3.0 mmsegmentation==1.2.2 ftfy regex 'transformers>=5.17' openvino
-	$(PASSIVE) OMP_NUM_THREADS=1 .venv-mm-upstream/bin/python -m pytest -m "not long" \
-	    tests/mm tests/export/test_mm*.py tests/cli/test_mm.py tests/cli/test_predict_mm.py timm_mobilevit/mm
+	$(PASSIVE) OMP_NUM_THREADS=1 .venv-mm-upstream/bin/python -m pytest $(MM)
 
 test-docs: docs $(VENV)/.installed-test  ## look at every page of the site in Chromium
 	$(BIN)/python -m pytest tests/docs -m browser
+
+test-web: $(VENV)/.installed-test $(VENV)/.installed-docs  ## look at the page of `export web` in Chromium, and run transformers.js in Node
+	npm install --prefix build/web --no-save --no-audit --no-fund --ignore-scripts \
+	    @huggingface/transformers@4.3.1 onnxruntime-web@1.30.0
+	$(PASSIVE) $(BIN)/python -m pytest tests/export/test_web_page.py
 
 test-consumers:  ## run tools that take timm's models, newest releases, with ours and timm's; write docs/compatibility.md
 	$(PYTHON) -m venv .venv-consumers

@@ -1,23 +1,17 @@
 """The documentation site in a browser: headless Chromium loads every page at the widths of a desktop and of a phone."""
 
-import functools
-import http.server
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("selenium", reason="selenium is not installed: pip install 'timm-mobilevit[docs]'")
-from selenium import webdriver
+from chromium import WIDTHS, chromium, resize, serve
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
-WIDTHS = (1280, 390)
 SEARCH = "separable attention"
 
 # What stands out of the window, and what is cut off. Only boxes that scroll may hold more than they show.
@@ -73,46 +67,14 @@ def site(tmp_path_factory):
     command = [mkdocs, "build", "--quiet", "--strict", "--site-dir", folder]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=True)
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve(folder) as address:
+        yield folder, address
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("chromium and chromedriver are not on the PATH")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "--headless",
-        "--no-sandbox",  # for containers, where everything runs as root
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--no-first-run",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
-
-
-def resize(browser, width):
-    """Give the page a width. Windows cannot be as narrow as a phone, so its screen is emulated."""
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -34,13 +34,14 @@ export async function loadClassifier(folder, runtime = RUNTIME) {
 async function open(model, runtime, device, config, preprocessor) {
   const base = new URL(runtime, document.baseURI).href;
   const [ort, bytes] = await Promise.all([import(`${base}ort.${device}.bundle.min.mjs`), read(model)]);
-  ort.env.logLevel = "error";
-  const session = await ort.InferenceSession.create(new Uint8Array(bytes), { executionProviders: [device] });
+  // It warns of shapes that are computed beside a GPU, as they should be.
+  const options = { executionProviders: [device], logSeverityLevel: 3 };
+  const session = await ort.InferenceSession.create(new Uint8Array(bytes), options);
   return new Classifier(ort, session, device, config, preprocessor);
 }
 
 async function read(address) {
-  const response = await fetch(address);
+  const response = await fetch(address, { cache: "no-cache" }); // a newer model has the same name
   if (!response.ok) throw new Error(`${address} cannot be loaded (${response.status} ${response.statusText})`);
   return response.arrayBuffer();
 }
