@@ -11,7 +11,7 @@ import typer
 
 from timm_mobilevit._version import __version__
 
-from . import attention, card, config, convert, evaluate, export, info, inspect, list_models, predict, recipe, verify
+from . import attention, card, config, convert, evaluate, export, info, inspect, list_models, predict, recipe
 from ._errors import one_line_errors
 from ._signals import ending_on_signals
 
@@ -64,7 +64,6 @@ for _name, _module, _command in (
     ("export", export, _with_models(export.export)),
     ("config", config, config.config),
     ("evaluate", evaluate, _with_models(evaluate.evaluate)),
-    ("verify", verify, _with_models(verify.verify)),
     ("attention", attention, _with_models(attention.attention)),
     ("card", card, _with_models(card.card)),
 ):
