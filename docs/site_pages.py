@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSES-WEIGHTS.md", "CHANGELOG.md")
 FILES = ("LICENSE", "CITATION.cff")
 FOLDERS = ("mm_configs", "benchmarks/results")  # what the documents link to
+CLASSIFIER = ROOT / "timm_mobilevit" / "export" / "web_page" / "classify.js"  # of the page of digits
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -21,6 +22,7 @@ def on_files(files: Any, config: Any) -> Any:
     paths += [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.*")) if path.suffix != ".pyc"]
     for path in paths:
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    files.append(File.generated(config, "digits/classify.js", abs_src_path=str(CLASSIFIER)))
     return files
 
 

@@ -1,13 +1,9 @@
 """The documentation site in a browser: headless Chromium loads every page at the widths of a desktop and of a phone."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from chromium import WIDTHS, chromium, resize, serve
+from chromium import WIDTHS, resize
 
 pytestmark = pytest.mark.browser
 
@@ -54,27 +50,6 @@ while (walker.nextNode()) {
 }
 return [names, found];
 """
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """The address of the site, built and served."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    mkdocs = shutil.which("mkdocs", path=path)
-    if mkdocs is None:
-        pytest.skip("mkdocs is not installed: pip install 'timm-mobilevit[docs]'")
-    folder = tmp_path_factory.mktemp("site")
-    command = [mkdocs, "build", "--quiet", "--strict", "--site-dir", folder]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=True)
-
-    with serve(folder) as address:
-        yield folder, address
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @pytest.mark.parametrize("width", WIDTHS)
