@@ -51,7 +51,6 @@ def commands(files):
     yield "file", ("convert", files / "missing.pth", "--config", "ssdlite_mobilevitv3-xxs"), "out.pth"
     yield "folder", ("evaluate", images, *model), "out"
     yield "folder", ("attention", images, *model), "out"
-    yield "folder", ("card", "mobilevitv3_xxs.micron_in1k"), "out"
     yield "file", ("recipe", "copy", "mobilevitv3_xxs.micron_in1k"), "out.yaml"
     dense = ("--config", "ssdlite_mobilevitv3-xxs", "--checkpoint", files / "missing.pth")
     yield "folder", ("predict", images, *dense), "out"
@@ -100,7 +99,7 @@ def test_targets_are_checked_before_the_work(command, tmp_path):
     refused(args, Path("/proc") / name, f"cannot write /proc/{name}: ")
     refused(args, Path("/sys/deep") / name, f"cannot write /sys/deep/{name}: ")
     refused(args, tmp_path / ("x" * 300 + name), "File name too long")
-    if args[0] not in ("attention", "card"):  # which write files that do not belong together
+    if args[0] != "attention":  # which writes files that do not belong together
         claim = (tmp_path / name, CLAIMS.get(args[0], "")) if kind == "folder" else (tmp_path, name)
         with claimed(*claim):
             refused(args, tmp_path / name, "another process is writing")
@@ -131,7 +130,7 @@ def test_a_good_target_lets_the_work_begin(command, tmp_path):
     """Or the test above would pass for commands that refuse everything."""
     _, args, name = command
     done = run(*args, "--out", tmp_path / "new" / name)
-    if args[0] in ("card", "recipe"):  # which need no weights
+    if args[0] == "recipe":  # which needs no weights
         assert done.exit_code == 0, done.output
         assert len(list((tmp_path / "new").rglob("*.*"))) == 1
     else:
@@ -145,7 +144,6 @@ def test_a_good_target_lets_the_work_begin(command, tmp_path):
     [
         (["out/evaluate.csv"], ("evaluate", "IMAGES", "--model", ARCH)),
         (["out/cat-stage5.png"], ("attention", "IMAGES", "--model", ARCH)),
-        (["out/mobilevitv3_xxs.micron_in1k.md"], ("card", "mobilevitv3_xxs.micron_in1k")),
         (["out/config.json"], ("convert", "IMAGES", "--arch", ARCH, "--force")),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",

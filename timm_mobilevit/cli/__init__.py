@@ -11,7 +11,7 @@ import typer
 
 from timm_mobilevit._version import __version__
 
-from . import attention, card, config, convert, evaluate, export, info, inspect, list_models, predict, recipe
+from . import attention, config, convert, evaluate, export, info, inspect, list_models, predict, recipe
 from ._errors import one_line_errors
 from ._signals import ending_on_signals
 
@@ -65,7 +65,6 @@ for _name, _module, _command in (
     ("config", config, config.config),
     ("evaluate", evaluate, _with_models(evaluate.evaluate)),
     ("attention", attention, _with_models(attention.attention)),
-    ("card", card, _with_models(card.card)),
 ):
     # typer folds single line breaks in an epilog: an empty line between examples keeps them apart.
     app.command(_name, epilog="\n\n".join(("Examples:", *_module.EXAMPLES)))(one_line_errors(_command))

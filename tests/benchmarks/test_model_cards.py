@@ -16,8 +16,9 @@ from huggingface_hub import ModelCard, constants, utils
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from typer.testing import CliRunner
 
+from benchmarks import model_cards
+from benchmarks.model_cards import LICENSES, model_card
 from timm_mobilevit.cli import app
-from timm_mobilevit.evaluation.card import LICENSES, model_card, push_model
 from timm_mobilevit.weights.convert import export_state_dict
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
@@ -27,8 +28,9 @@ CLOSED = next(name for name, row in WEIGHTS.items() if not LICENSES[row.license]
 REPO = "user/mobilevit"
 
 
-def run(*args, **kwargs):
-    return CliRunner().invoke(app, ["card", *(str(arg) for arg in args)], **kwargs)
+@pytest.fixture
+def run(command):
+    return lambda *args: command(model_cards.main, *args)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -91,8 +93,7 @@ def test_licences_are_those_of_the_document():
         assert license.terms.partition(" The weights are")[0] in line
 
 
-def test_command_prints_one_card_or_writes_many(tmp_path):
-    assert run(NAME).stdout == f"{model_card(NAME)}\n"
+def test_cards_are_written(run, tmp_path):
     result = run("*_384", "--out", tmp_path / "cards")
     names = {name for name in WEIGHTS if name.endswith("_384")}
     assert result.stdout == f"Wrote {len(names)} cards to {tmp_path / 'cards'}.\n"
@@ -195,7 +196,7 @@ def directory(tmp_path_factory):
     return convert(tmp_path_factory.mktemp("weights"), NAME)
 
 
-def test_weights_and_card_are_uploaded_in_one_commit(hub, directory):
+def test_weights_and_card_are_uploaded_in_one_commit(hub, directory, run):
     result = run(NAME, "--checkpoint", directory, "--push", REPO, "--private")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{hub.url}/{REPO}/commit/{'c' * 40}\n"
@@ -206,7 +207,7 @@ def test_weights_and_card_are_uploaded_in_one_commit(hub, directory):
     assert hub.requests.count(f"/api/models/{REPO}/commit/main") == 1
     assert "Bearer hf_fake" in hub.tokens
     assert hub.private
-    push_model(directory, NAME, REPO)
+    assert run(NAME, "--checkpoint", directory, "--push", REPO).exit_code == 0
     assert not hub.private
 
 
@@ -214,13 +215,13 @@ def test_a_licence_text_goes_along(hub, tmp_path):
     directory = convert(tmp_path, NAME)
     (directory / "LICENSE").write_text("the notice")
     (directory / "notes.txt").write_text("not for others")
-    push_model(directory, NAME, REPO)
+    model_cards.push(directory, NAME, REPO)
     assert hub.files["LICENSE"] == b"the notice"
     assert hub.files.keys() == {"README.md", "LICENSE", "config.json", "model.safetensors"}
 
 
 def test_what_was_uploaded_loads(hub, directory, tmp_path):
-    push_model(directory, NAME, REPO)
+    model_cards.push(directory, NAME, REPO)
     for file, content in hub.files.items():
         (tmp_path / file).write_bytes(content)
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
@@ -230,39 +231,49 @@ def test_what_was_uploaded_loads(hub, directory, tmp_path):
     assert loaded.pretrained_cfg["license"] == ModelCard.load(tmp_path / "README.md").data.license_name
 
 
-def test_a_card_that_the_hub_refuses_is_not_followed_by_weights(hub, directory):
+def test_a_card_that_the_hub_refuses_is_not_followed_by_weights(hub, directory, run):
     hub.refuse_cards = True
     result = run(NAME, "--checkpoint", directory, "--push", REPO)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert CARD_ERROR["message"] in result.stderr
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert CARD_ERROR["message"] in said(result)
     assert not hub.files
 
 
-def test_weights_that_must_not_be_redistributed_stay_here(hub, tmp_path):
+def said(result):
+    """What is in the frame around an error."""
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_weights_that_must_not_be_redistributed_stay_here(hub, tmp_path, run):
     directory = convert(tmp_path, CLOSED)
     result = run(CLOSED, "--checkpoint", directory, "--push", REPO)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "does not allow to upload the weights again" in result.stderr
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "does not allow to upload the weights again" in said(result)
     # Nor under the name of weights that may be.
     result = run(NAME, "--checkpoint", directory, "--push", REPO)
-    assert result.exit_code == 1
-    assert f"holds {CLOSED}, not {NAME}" in result.stderr
+    assert result.exit_code == 2
+    assert f"holds {CLOSED} of 1000 classes, not model.safetensors of {NAME}" in said(result)
     assert not hub.requests
 
 
-def test_directories_that_do_not_do(hub, directory, tmp_path):
-    (tmp_path / "config.json").write_bytes((directory / "config.json").read_bytes())
+def test_refusals(hub, directory, tmp_path, run):
     own = convert(tmp_path / "own", NAME, tag=False)
-    for args, code, message in (
-        ((NAME, "--checkpoint", tmp_path, "--push", REPO), 1, "lacks model.safetensors"),
-        ((NAME, "--checkpoint", own, "--push", REPO), 1, f"not {NAME}: the card would say nothing"),
-        (("mobilevitv2_0_5.cvnets", "--checkpoint", directory, "--push", REPO), 1, f"did you mean {NAME}"),
-        (("mobilevitv2_0_5.cvnets",), 1, f"did you mean {NAME}"),
-        ((NAME, "--push", REPO), 2, "go together"),
-        ((NAME, "--checkpoint", directory), 2, "go together"),
-        ((NAME, "--checkpoint", directory, "--push", REPO, "--out", tmp_path), 2, "exclude each other"),
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_bytes((directory / "config.json").read_bytes())
+    torch.save(timm.create_model(NAME.partition(".")[0]).state_dict(), other / "pytorch_model.bin")
+    for args, message in (
+        ((NAME, "--checkpoint", tmp_path, "--push", REPO), "config.json"),
+        ((NAME, "--checkpoint", other, "--push", REPO), "not model.safetensors"),
+        ((NAME, "--checkpoint", own, "--push", REPO), f"not model.safetensors of {NAME}"),
+        (("mobilevitv2_0_5.cvnets", "--out", tmp_path), "no published weights match"),
+        ((NAME,), "give --out, or --push"),
+        ((NAME, "--push", REPO), "give --out, or --push"),
+        (("mobilevitv2_0_5.*", "--checkpoint", directory, "--push", REPO), "one name"),
+        ((NAME, "--checkpoint", directory), "give --out, or --push"),
+        ((NAME, "--checkpoint", directory, "--push", REPO, "--out", tmp_path), "give --out, or --push"),
     ):
         result = run(*args)
-        assert (result.exit_code, result.stdout) == (code, ""), result.output
-        assert message in result.stderr
+        assert (result.exit_code, result.stdout) == (2, ""), result.output
+        assert message in said(result)
     assert not hub.requests
