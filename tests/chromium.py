@@ -13,11 +13,15 @@ WIDTHS = (1280, 390)  # of a desktop and of a phone
 
 @contextmanager
 def serve(folder):
-    """The address of a folder."""
+    """The address of a folder; pages of other addresses may read it, as those of content delivery networks."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             pass
+
+        def end_headers(self):
+            self.send_header("Access-Control-Allow-Origin", "*")
+            super().end_headers()
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -276,7 +276,7 @@ def test_dropped_picture_and_one_that_is_none(site, browser, model, scans, tmp_p
 
 
 def write_video(path, picture):
-    """A picture as a camera gives it: yuv420p, in a file of one frame that Chromium repeats."""
+    """A picture as a camera gives it: yuv420, in a file of one frame that Chromium repeats."""
     width, height = picture.size
     planes = [np.asarray(plane) for plane in picture.convert("YCbCr").split()]
     luma = np.rint(16 + planes[0] * (219 / 255)).astype(np.uint8)
@@ -340,6 +340,21 @@ def test_opens_again_without_the_server(site, model, scans, tmp_path):
         with serve(site) as address:
             load(browser, f"{address}/")
         browser.get("about:blank")
+        load(browser, f"{address}/")
+        assert_as_in_pytorch(of_file(browser, file), in_pytorch(model, file))
+
+
+def test_runtime_from_elsewhere(site, model, scans, runtime, tmp_path):
+    """As from a content delivery network. That is kept, too."""
+    shutil.copytree(site, tmp_path / "site", ignore=shutil.ignore_patterns("runtime"))
+    page = tmp_path / "site" / "index.html"
+    file = next(scans.glob("val/4/*.png"))
+    with chromium(tmp_path / "profile") as browser:
+        with serve(tmp_path / "site") as address, serve(runtime) as elsewhere:
+            page.write_text(page.read_text().replace('"runtime/"', f'"{elsewhere}/"'))
+            load(browser, f"{address}/")
+            assert_as_in_pytorch(of_file(browser, file), in_pytorch(model, file))
+            assert errors(browser) == []
         load(browser, f"{address}/")
         assert_as_in_pytorch(of_file(browser, file), in_pytorch(model, file))
 

@@ -13,17 +13,18 @@ addEventListener("install", (event) => {
 addEventListener("activate", (event) => event.waitUntil(clients.claim()));
 
 addEventListener("fetch", (event) => {
-  if (event.request.method === "GET") event.respondWith(answer(event.request));
+  if (event.request.method === "GET") event.respondWith(answer(event));
 });
 
-async function answer(request) {
+async function answer(event) {
   const cache = await caches.open(CACHE);
   try {
-    const response = await fetch(request);
-    if (response.ok) await cache.put(request, response.clone());
+    const response = await fetch(event.request, { cache: "no-cache" });
+    // What cannot be kept, since the disk is full, is answered all the same.
+    if (response.ok) event.waitUntil(cache.put(event.request, response.clone()).catch(() => {}));
     return response;
   } catch (error) {
-    const kept = await cache.match(request);
+    const kept = await cache.match(event.request);
     if (kept) return kept;
     throw error;
   }

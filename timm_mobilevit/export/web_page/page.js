@@ -130,6 +130,8 @@ async function useCamera() {
   }
   await video.play();
   say("");
+  part("best").replaceChildren();
+  part("time").textContent = "";
   video.hidden = false;
   canvas.hidden = hint.hidden = true;
   part("camera").textContent = "Take the picture";
