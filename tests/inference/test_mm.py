@@ -33,3 +33,29 @@ def test_segmentor(head):
     images = torch.rand(1, 3, 128, 128, dtype=torch.double)
     torch.testing.assert_close(fast(images), model(images))
     assert_folded(fast)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ssd(KINDS[-1], num_classes=3),
+        lambda: segmentor(KINDS[-1], "deeplabv3", 3, output_stride=16, rates=(6, 12, 18)),
+    ],
+    ids=["ssdlite", "deeplabv3"],
+)
+def test_bfloat16(build):
+    """Detectors and segmentors compute in it, heads too, and give float32."""
+    model = build().eval()
+    fast = optimize_for_inference(model, dtype=torch.bfloat16)
+    types = []
+    for module in fast.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, args, out: types.append(out.dtype))
+    images = torch.rand(1, 3, 256, 256)
+    ours, expected = ([out] if isinstance(out, torch.Tensor) else out for out in (fast(images), model(images)))
+    assert set(types) == {torch.bfloat16}
+    for one, other in zip(
+        torch.utils._pytree.tree_leaves(ours), torch.utils._pytree.tree_leaves(expected), strict=True
+    ):
+        assert one.dtype == torch.float32
+        assert 1e-5 < (one - other).square().mean().sqrt() / other.std() < 0.1
