@@ -8,8 +8,8 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 import timm_mobilevit
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.variants import get_variant
-from timm_mobilevit.weights.convert import export_state_dict
 
 OURS, OPTIMIZED, TIMM, TRANSFORMERS = "ours", "ours, optimized", "timm", "transformers"
 

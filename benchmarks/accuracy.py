@@ -19,7 +19,7 @@ import yaml
 from huggingface_hub import constants
 
 from timm_mobilevit.configs import FOLDER
-from timm_mobilevit.evaluation.accuracy import evaluate
+from timm_mobilevit.evaluate import evaluate
 from timm_mobilevit.weights.fetch import CHECKPOINT
 from timm_mobilevit.weights.loading import from_the_file_only
 from timm_mobilevit.weights.pretrained import WEIGHTS

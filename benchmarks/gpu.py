@@ -33,8 +33,8 @@ import typer
 from torch import Tensor, nn
 
 from timm_mobilevit import optimize_for_inference
+from timm_mobilevit.convert import convert_state_dict
 from timm_mobilevit.network import norm_act
-from timm_mobilevit.weights.convert import convert_state_dict
 
 from . import targets, throughput
 from ._device import default_device, prepare

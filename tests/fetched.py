@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import timm_mobilevit
-from timm_mobilevit.weights.convert import convert_state_dict
+from timm_mobilevit.convert import convert_state_dict
+from timm_mobilevit.convert.layouts import ChannelOrder
 from timm_mobilevit.weights.fetch import CHECKPOINT, WeightsNotAvailableError, fetch_weights
-from timm_mobilevit.weights.pretrained import WEIGHTS, ChannelOrder
+from timm_mobilevit.weights.pretrained import WEIGHTS
 
 MICRON = "mobilevitv3_xxs.micron_in1k"
 FOLDER = WEIGHTS[MICRON].folder

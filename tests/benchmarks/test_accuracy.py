@@ -18,8 +18,8 @@ from benchmarks import accuracy
 from benchmarks._results import read
 from timm_mobilevit.cli import app
 from timm_mobilevit.configs import find_config, list_configs
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import export_state_dict
 from timm_mobilevit.weights.fetch import CHECKPOINT
 from timm_mobilevit.weights.pretrained import WEIGHTS
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from benchmarks import model_cards
 from benchmarks.model_cards import LICENSES, model_card
 from timm_mobilevit.cli import app
-from timm_mobilevit.weights.convert import export_state_dict
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
 ROOT = Path(__file__).parents[2]

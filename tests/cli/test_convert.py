@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from timm_mobilevit.cli import _export, app
 from timm_mobilevit.cli.convert import ChannelOrder, Format
-from timm_mobilevit.weights.convert import Source, export_state_dict
+from timm_mobilevit.convert import export_state_dict
+from timm_mobilevit.convert.layouts import ChannelOrder as KnownOrder
+from timm_mobilevit.convert.layouts import Source
 from timm_mobilevit.weights.pretrained import WEIGHTS
-from timm_mobilevit.weights.pretrained import ChannelOrder as KnownOrder
 
 ARCH = "mobilevitv3_xxs"
 FILES = {"model.safetensors", "config.json"}

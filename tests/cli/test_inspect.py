@@ -13,8 +13,8 @@ from timm.utils import CheckpointSaver
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import export_state_dict
 
 ARCH = "mobilevitv3_xxs"
 

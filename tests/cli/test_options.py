@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
-from timm_mobilevit.weights.convert import export_state_dict
+from timm_mobilevit.convert import export_state_dict
 
 ARCH = "mobilevitv3_xxs"
 SIZE = 64

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from timm_mobilevit.cli import app
 from timm_mobilevit.cli._checkpoint import fixed_seed, load_model
 from timm_mobilevit.cli._images import classify
-from timm_mobilevit.evaluation.accuracy import evaluate
+from timm_mobilevit.evaluate import evaluate
 
 ARCH = "mobilevitv3_xxs"
 CLASSES = ["cat", "dog", "eel"]

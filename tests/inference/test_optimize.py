@@ -1,5 +1,7 @@
 """Models rewritten for inference against themselves."""
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -8,7 +10,8 @@ from torch import nn
 
 from benchmarks.complexity import count
 from timm_mobilevit import optimize_for_inference
-from timm_mobilevit.evaluation.attention_maps import attention_maps
+from timm_mobilevit.attention_maps import attention_maps
+from timm_mobilevit.inference import optimize
 from timm_mobilevit.inference.joined_stages import JoinedStages
 from timm_mobilevit.inference.optimize import ImageWise, fold_norms
 from timm_mobilevit.network.blocks import InvertedResidual
@@ -92,34 +95,38 @@ def test_optimizes_twice_and_from_training_mode():
 def test_stages_are_joined_where_that_saves_work(name):
     model = build(name, num_classes=10)
     fast = optimize_for_inference(model)
-    whole = convolutions(fast.stages.early) + convolutions(fast.stages.late)
-    each = convolutions(nn.ModuleList(fast.stages))
     # The stages of v2 end without activation or shortcut; so does the first stage of all that are named by a width,
     # and there alone the convolution in between is not narrower than both its neighbours.
-    block = get_variant(name).block
-    joined = {"v1": 0, "v2": 3, "v3": 0, "v3_separable": 1}[block]
-    assert len(each) - len(whole) == joined
-    assert len({conv.weight for conv in whole} - {conv.weight for conv in each}) == joined  # the others are shared
+    joined = {"v1": 0, "v2": 3, "v3": 0, "v3_separable": 1}[get_variant(name).block]
+    assert len(convolutions(model)) - len(convolutions(fast)) == joined
     saved = count(name, 64, 64)[1] - count(name, 64, 64, optimized=True)[1]
     assert (saved > 0) == (joined > 0)
+    linear = [module for module in fast.modules() if isinstance(module, nn.Linear)]
+    assert len(linear) == sum(isinstance(module, nn.Linear) for module in model.modules())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_map_of_each_stage_is_still_to_be_had(name):
-    model = build(name, num_classes=10).double()
+def test_the_map_of_each_stage_is_refused():
+    """Its convolution may be part of the next stage's; attention maps and the last one are there."""
+    model = build("mobilevitv2_0_5", num_classes=10).double()
     fast = optimize_for_inference(model)
     x = torch.rand(2, 3, 72, 64, dtype=torch.double)
     with torch.inference_mode():
-        last, maps = fast.forward_intermediates(x)
-        expected_last, expected_maps = model.forward_intermediates(x)
-        torch.testing.assert_close(fast.forward_features(x), expected_last)
-        for ours, expected in zip((last, *maps), (expected_last, *expected_maps), strict=True):
-            torch.testing.assert_close(ours, expected)
+        torch.testing.assert_close(fast.forward_features(x), model.forward_features(x))
         for ours, expected in zip(attention_maps(fast, x), attention_maps(model, x), strict=True):
             assert (ours.stage, ours.layer) == (expected.stage, expected.layer)
             torch.testing.assert_close(ours.scores, expected.scores)
-        fast.prune_intermediate_layers([1])
-        torch.testing.assert_close(fast.forward_features(x), expected_maps[1])
+        for call in (lambda: fast.forward_intermediates(x), lambda: fast.prune_intermediate_layers([1])):
+            with pytest.raises(RuntimeError, match=r"does not compute the map of each stage.*features_only=True"):
+                call()
+
+
+def test_a_copy_of_a_model_with_checkpoints():
+    model = build("mobilevitv2_0_5", num_classes=10)
+    model.set_grad_checkpointing()
+    fast = optimize_for_inference(model)
+    x = torch.rand(1, 3, 64, 64, requires_grad=True)
+    assert_equal(fast(x), model(x))
+    assert model.grad_checkpointing
 
 
 def test_whole_batches_where_others_order_the_work():
@@ -147,21 +154,56 @@ def test_refuses_what_holds_no_mobilevit():
         optimize_for_inference(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_joined_and_single_stages_are_the_same_layers(name):
-    """Whoever replaces or quantises layers of the copy finds each of them once, and both forms follow."""
-    model = build(name, num_classes=10)
-    fast = optimize_for_inference(model)
-    linear = [module for module in fast.modules() if isinstance(module, nn.Linear)]
-    assert len(linear) == sum(isinstance(module, nn.Linear) for module in model.modules())
-    singles = set(convolutions(nn.ModuleList(fast.stages)))
-    products = [conv for conv in convolutions(fast.stages) if conv not in singles]
-    names = [key for key, _ in fast.named_parameters(remove_duplicate=False)]
-    assert len(names) == len(list(fast.parameters()))  # passes that walk through the children meet no layer twice
-    assert len(convolutions(fast)) == len(convolutions(model)) + len(products)
-    assert len(products) <= 4
-    for module in linear or convolutions(fast.stages[2][1].transformer):
-        module.weight.mul_(1.5)
-    x = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        torch.testing.assert_close(fast.forward_features(x), fast.forward_intermediates(x)[0], rtol=1e-3, atol=1e-4)
+class TestBfloat16:
+    @pytest.mark.parametrize("name", ["mobilevitv1_xxs", "mobilevitv2_0_5", "mobilevitv3_xxs", "mobilevitv3_0_5"])
+    def test_differs_by_rounding(self, name):
+        model = build(name, num_classes=10)
+        fast = optimize_for_inference(model, dtype=torch.bfloat16)
+        x = torch.rand(2, 3, 72, 64)
+        with torch.inference_mode():
+            ours, expected = fast(x), model(x)
+            assert ours.dtype == torch.float32
+            assert ours.shape == (2, 10)
+            difference = (ours - expected).square().mean().sqrt() / expected.std()
+            assert 1e-4 < difference < 0.05
+            assert fast.forward_features(x).dtype == torch.float32
+
+    def test_computes_in_it(self):
+        """Every convolution and every layer before the head."""
+        fast = optimize_for_inference(build("mobilevitv3_xxs", num_classes=10), dtype=torch.bfloat16)
+        seen = {torch.float32: [], torch.bfloat16: []}
+        for name, module in fast.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
+                module.register_forward_hook(lambda _, args, out, name=name: seen[out.dtype].append(name))
+        fast(torch.rand(1, 3, 64, 64))
+        assert seen[torch.float32] == ["head.fc"]
+        assert len(seen[torch.bfloat16]) > 30
+
+    def test_keeps_the_types_of_features(self):
+        x = torch.rand(1, 3, 64, 64)
+        model = build("mobilevitv3_0_5", features_only=True, out_indices=(1, 3, 4))
+        fast = optimize_for_inference(model, dtype=torch.bfloat16)
+        for ours, expected in zip(fast(x), model(x), strict=True):
+            assert (ours.dtype, ours.shape) == (torch.float32, expected.shape)
+            assert 1e-4 < (ours - expected).square().mean().sqrt() / expected.std() < 0.05
+
+    def test_is_compiled_and_traced(self):
+        fast = optimize_for_inference(build("mobilevitv2_0_5", num_classes=5), dtype=torch.bfloat16)
+        x = torch.rand(2, 3, 64, 64)
+        expected = fast(x)
+        for other in (torch.jit.trace(fast, x), torch.compile(fast, backend="eager", fullgraph=True)):
+            assert (other(x) - expected).square().mean().sqrt() / expected.std() < 0.02
+
+    def test_warns_where_it_is_slower(self, monkeypatch):
+        model = build("mobilevitv3_xxs", num_classes=3)
+        monkeypatch.setattr(optimize, "_has_bfloat16", lambda: False)
+        with pytest.warns(UserWarning, match="no instructions for bfloat16"):
+            optimize_for_inference(model, dtype=torch.bfloat16)
+        monkeypatch.setattr(optimize, "_has_bfloat16", lambda: True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            optimize_for_inference(model, dtype=torch.bfloat16)
+
+    def test_refuses_other_types(self):
+        with pytest.raises(ValueError, match=r"must be torch\.bfloat16 or None, got torch\.float16"):
+            optimize_for_inference(build("mobilevitv3_xxs"), dtype=torch.float16)

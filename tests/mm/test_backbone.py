@@ -15,9 +15,9 @@ from timm.layers import DropPath
 from torch import nn
 
 import timm_mobilevit.mm
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.mm._installed import check_installed
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import export_state_dict
 
 # What `timm_mobilevit.mm` gives beside MMEngine alone; beside mmseg and mmcv without ops; beside mmdet and all of mmcv.
 OF_THE_BACKBONE = {

@@ -12,9 +12,11 @@ from transformers import (
     MobileViTV2ForSemanticSegmentation,
 )
 
+from timm_mobilevit.convert import export_state_dict
+from timm_mobilevit.convert.state_dicts import source_names
+from timm_mobilevit.convert.subtree import detect_source
 from timm_mobilevit.mm.convert import convert_state_dict
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import detect_source, export_state_dict, source_names
 
 
 class TestConversion:

@@ -6,8 +6,8 @@ import torch
 from golden_data import CLASSIFIERS, DILATED, error, load, make_images, make_weights, reference_weights
 
 from benchmarks.complexity import count
+from timm_mobilevit.convert import convert_state_dict, export_state_dict
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import convert_state_dict, export_state_dict
 
 TOLERANCE = 1e-4  # of the tensor's standard deviation; float32 itself moves logits by up to 1.1e-5
 

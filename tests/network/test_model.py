@@ -14,9 +14,9 @@ from random_weights import randomise
 from timm.data import resolve_input_data_config
 from torch import nn
 
+from timm_mobilevit.convert import convert_state_dict
 from timm_mobilevit.network.blocks import MobileViTBlock, SeparableMobileViTBlock
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import convert_state_dict
 
 NAMES = timm.list_models(module="mobilevit_zoo")
 # The smallest variant of each kind of block.

@@ -12,8 +12,8 @@ from huggingface_hub import constants
 from random_weights import randomise
 from servers import MODELS, Server, serve
 
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.weights import fetch
-from timm_mobilevit.weights.convert import export_state_dict
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from random_weights import randomise
 from timm.models import save_for_hf
 
-from timm_mobilevit.weights.convert import export_state_dict
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.weights.directory import read_config, read_directory
 
 ARCH = "mobilevitv3_xxs"

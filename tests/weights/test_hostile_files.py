@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.checkpoint import read_checkpoint
-from timm_mobilevit.weights.convert import export_state_dict
 
 NAMES = timm.list_models(module="mobilevit_zoo")
 NAME = min(NAMES, key=lambda name: VARIANTS[name].widths)  # the quickest to read

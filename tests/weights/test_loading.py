@@ -8,8 +8,8 @@ import torch
 from random_weights import randomise
 from safetensors.torch import save_file
 
+from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import export_state_dict
 from timm_mobilevit.weights.loading import from_the_file_only
 from timm_mobilevit.weights.pretrained import WEIGHTS
 

@@ -11,8 +11,9 @@ import torch
 from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import nn
 
+from timm_mobilevit.convert import convert_state_dict
+from timm_mobilevit.convert.subtree import find_subtree
 from timm_mobilevit.weights.checkpoint import open_checkpoint
-from timm_mobilevit.weights.convert import convert_state_dict, find_subtree
 
 NAME = "mobilevitv3_xxs"
 EPOCHS, STEPS = 2, 2

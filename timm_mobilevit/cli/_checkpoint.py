@@ -12,13 +12,16 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from timm_mobilevit.configs import find_config
+from timm_mobilevit.convert import convert_state_dict
+from timm_mobilevit.convert.layouts import ChannelOrder, Source
+from timm_mobilevit.convert.matching import missing_end, the_architecture
+from timm_mobilevit.convert.subtree import find_subtree
 from timm_mobilevit.export.runtimes import ExportedModel
 from timm_mobilevit.formats import is_exported
 from timm_mobilevit.weights.checkpoint import Checkpoint, open_checkpoint
-from timm_mobilevit.weights.convert import Source, convert_state_dict, find_subtree, missing_end, the_architecture
 from timm_mobilevit.weights.directory import CONFIG, read_config, read_directory
 from timm_mobilevit.weights.loading import from_the_file_only
-from timm_mobilevit.weights.pretrained import WEIGHTS, ChannelOrder
+from timm_mobilevit.weights.pretrained import WEIGHTS
 
 from ._registry import split_name
 
@@ -41,7 +44,7 @@ def model_from_file(
     of a detector's backbone a model that ends with its last stage.
 
     Args:
-        path: Checkpoint in any format that ``timm_mobilevit.weights.convert`` knows.
+        path: Checkpoint in any format that ``timm_mobilevit.convert`` knows.
         arch: Architecture of the checkpoint; empty for the one that fits.
         tag: Pretrained tag whose preprocessing, and order of input channels, the model takes over; empty for the
             preprocessing of the architecture's default.

@@ -6,7 +6,7 @@ import torch
 
 from .._files import replacing
 from ..configs import find_config
-from ..weights.pretrained import ChannelOrder
+from ..convert.layouts import ChannelOrder
 from ._checkpoint import read_saying_which
 
 

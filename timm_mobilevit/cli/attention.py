@@ -42,7 +42,7 @@ def attention(
 
     from .._files import check_folder, replacing
     from .._images import find_images, image_mode
-    from ..evaluation.attention_maps import attention_maps, draw_stage
+    from ..attention_maps import attention_maps, draw_stage
     from ._checkpoint import load_model
     from ._images import NOT_FINITE, load_image
 

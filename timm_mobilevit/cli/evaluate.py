@@ -30,7 +30,7 @@ from ._targets import reserve_folder
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..evaluation.accuracy import Accuracy
+    from ..evaluate import Accuracy
 
 EXAMPLES = (
     "timm-mobilevit evaluate imagenet --model mobilevitv2_1_0 --device cuda --amp --out results",
@@ -80,8 +80,8 @@ def evaluate(
         reserve_folder(context, out, ("evaluate.json", "evaluate.csv"), claim="evaluate")
     from timm.data import resolve_input_data_config
 
-    from ..evaluation.accuracy import better_order, write_results
-    from ..evaluation.accuracy import evaluate as measure
+    from ..evaluate import better_order, write_results
+    from ..evaluate import evaluate as measure
     from ._images import usable_device
 
     network = _load_model(model, checkpoint, entry, as_it_is=channel_order is not None)

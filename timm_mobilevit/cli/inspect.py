@@ -51,8 +51,10 @@ def _entry_line(entry: dict[str, Any]) -> str:
 
 
 def _report(file: Path, prefix: str | None, entry: str | None) -> dict[str, Any]:
+    from ..convert import convert_state_dict
+    from ..convert.matching import fitting_architectures, the_architecture
+    from ..convert.subtree import find_subtree
     from ..weights.checkpoint import open_checkpoint
-    from ..weights.convert import convert_state_dict, find_subtree, fitting_architectures, the_architecture
 
     checkpoint = open_checkpoint(file, entry)
     try:

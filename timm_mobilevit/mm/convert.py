@@ -10,9 +10,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import Tensor
 
+from ..convert.layouts import ChannelOrder
+from ..convert.state_dicts import source_names
 from ..variants import get_variant
-from ..weights.convert import source_names
-from ..weights.pretrained import ChannelOrder
 from ._building import build_model
 from ._evaluated_data import evaluated_dataset
 from ._installed import enter_scope

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from .._files import filling
 from .._version import __version__
+from ..convert import convert_state_dict
 from .checkpoint import read_checkpoint
-from .convert import convert_state_dict
 from .pretrained import APPLE, MICRON_ARCHIVE, WEIGHTS, Weights
 
 __all__ = ["WeightsNotAvailableError", "fetch_weights"]

@@ -10,9 +10,12 @@ from typing import Any
 from timm.models import resolve_pretrained_cfg
 from torch import Tensor, nn
 
+from ..convert import convert_state_dict
+from ..convert.layouts import ChannelOrder
+from ..convert.matching import missing_end
+from ..convert.subtree import find_subtree
 from .checkpoint import open_checkpoint, state_dict_of
-from .convert import convert_state_dict, find_subtree, missing_end
-from .pretrained import WEIGHTS, ChannelOrder
+from .pretrained import WEIGHTS
 
 _logger = logging.getLogger(__name__)
 _file_only: ContextVar[bool] = ContextVar("_file_only", default=False)

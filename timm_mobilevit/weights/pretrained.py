@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from timm.models import generate_default_cfgs
 
-ChannelOrder = Literal["rgb", "bgr"]
+from ..convert.layouts import ChannelOrder
 
 APPLE = "https://docs-assets.developer.apple.com/ml-research/models/"
 MICRON_RELEASE = "https://github.com/micronDLA/MobileViTv3/releases/tag/v1.0.0"

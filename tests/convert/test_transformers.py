@@ -6,8 +6,8 @@ import torch
 from peers import V1, V2
 from random_weights import randomise
 
+from timm_mobilevit.convert import convert_state_dict, export_state_dict
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import convert_state_dict, export_state_dict
 
 pytest.importorskip("transformers")
 

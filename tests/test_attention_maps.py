@@ -13,13 +13,13 @@ from torch import nn
 from torchvision.transforms.functional import to_tensor
 from typer.testing import CliRunner
 
-from timm_mobilevit.cli import app
-from timm_mobilevit.evaluation.attention_maps import (
+from timm_mobilevit.attention_maps import (
     AttentionMap,
     attention_maps,
     draw_stage,
     overlay,
 )
+from timm_mobilevit.cli import app
 from timm_mobilevit.network.attention import MultiHeadAttention, SeparableAttention
 from timm_mobilevit.variants import VARIANTS
 

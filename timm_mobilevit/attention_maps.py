@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor, nn
 
-from ..network.attention import MultiHeadAttention, SeparableAttention
-from ..network.blocks import MobileViTBlock, SeparableMobileViTBlock
-from ..network.patches import fold_phases, phases_to_rows, rows_to_phases
+from .network.attention import MultiHeadAttention, SeparableAttention
+from .network.blocks import MobileViTBlock, SeparableMobileViTBlock
+from .network.patches import fold_phases, phases_to_rows, rows_to_phases
 
 _FIRST_STAGE = 3  # stages 1 and 2 have no transformer
 _CAPTION_HEIGHT = 18

@@ -2,7 +2,7 @@
 
 import re
 
-from ...variants import Variant
+from ..variants import Variant
 
 SIGNATURE = re.compile(r"(?:mobilevit\.|mobilevitv2\.)?conv_stem\.convolution\.weight")
 BODY = re.compile(r"(mobilevit|mobilevitv2|conv_stem|encoder|conv_1x1_exp|classifier)\.")

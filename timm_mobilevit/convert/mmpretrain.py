@@ -2,7 +2,7 @@
 
 import re
 
-from ...variants import Variant
+from ..variants import Variant
 
 # Detectors of mmdet over timm's models have this name too: what tells them apart is the first block.
 SIGNATURE = re.compile(r"(?:backbone\.)?stem\.conv\.weight")

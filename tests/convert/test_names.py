@@ -9,7 +9,7 @@ import timm
 import torch
 from random_weights import randomise
 
-from timm_mobilevit.weights.convert import convert_state_dict, export_state_dict
+from timm_mobilevit.convert import convert_state_dict, export_state_dict
 
 # Each line has our module and theirs, whose tensors have the same names. This is common to all of CVNets:
 _CVNETS = """

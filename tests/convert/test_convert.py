@@ -7,14 +7,10 @@ from golden_data import reference_weights
 from peers import V1, V2
 from random_weights import randomise
 
+from timm_mobilevit.convert import convert_state_dict, export_state_dict
+from timm_mobilevit.convert.matching import fitting_architectures
+from timm_mobilevit.convert.subtree import detect_source, find_subtree
 from timm_mobilevit.variants import VARIANTS
-from timm_mobilevit.weights.convert import (
-    convert_state_dict,
-    detect_source,
-    export_state_dict,
-    find_subtree,
-    fitting_architectures,
-)
 
 NAMES = timm.list_models(module="mobilevit_zoo")
 KINDS = {VARIANTS[name].block: name for name in NAMES}  # one model of each

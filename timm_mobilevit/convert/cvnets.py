@@ -2,7 +2,7 @@
 
 import re
 
-from ...variants import Variant
+from ..variants import Variant
 
 # Told by the name of its first convolution. CoreNet trains some models together with an augmentation network, whose
 # parameters are no part of the model.

@@ -14,10 +14,10 @@ from timm.data import create_transform, resolve_data_config
 from typer.testing import CliRunner
 
 from benchmarks.digits_data import write_digits
+from timm_mobilevit import evaluate as evaluation
 from timm_mobilevit.cli import app
-from timm_mobilevit.evaluation import accuracy as evaluation
-from timm_mobilevit.evaluation.accuracy import Accuracy, UnreadableImageError, better_order, evaluate
-from timm_mobilevit.weights.convert import export_state_dict
+from timm_mobilevit.convert import export_state_dict
+from timm_mobilevit.evaluate import Accuracy, UnreadableImageError, better_order, evaluate
 
 ARCH = "mobilevitv3_xxs"
 SIZE = 64

@@ -1,0 +1,157 @@
+"""Which architectures the parameters of a state dict fit, by their names and shapes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..network.model import MobileViT
+from ..variants import VARIANTS, Variant, get_variant
+from .layouts import HEAD, LAYOUTS, STEM, Layout, Source, their_names
+
+
+@dataclass(frozen=True)
+class Subtree:
+    """The MobileViT in a state dict.
+
+    Attributes:
+        source: Its layout.
+        prefix: What stands before its names, with the dot at its end; empty for nothing.
+        state_dict: Its weights, without the prefix.
+        left_out: Names of what lies beside it, such as necks and heads.
+    """
+
+    source: Source
+    prefix: str
+    state_dict: dict[str, Tensor]
+    left_out: list[str]
+
+
+def the_architecture(subtree: Subtree) -> str:
+    """The one architecture that a MobileViT fits.
+
+    Raises:
+        ValueError: If none or several do. If none, the message names what does not fit the closest.
+    """
+    fits = fitting_architectures(subtree)
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise ValueError(f"it could be any of {', '.join(fits)}: name one with --arch")
+    layout = LAYOUTS[subtree.source]
+    faults: dict[str, tuple[list[str], list[str]]] = {}
+    for arch, variant in VARIANTS.items():
+        if variant.block in layout.blocks:
+            _, missing, left_over = rename(complete(subtree.state_dict, subtree.source, variant), variant, layout)
+            faults[arch] = ([] if set(missing) == set(end_of(variant, missing)) else missing, left_over)
+    closest = min(faults, key=lambda arch: sum(map(len, faults[arch])))
+    raise ValueError(
+        f"its names are those of {subtree.source}, but no architecture of ours has all of them in these shapes; the "
+        f"closest is {closest}: {complaints(*faults[closest])}"
+    )
+
+
+def fitting_architectures(subtree: Subtree) -> list[str]:
+    """Tell which architectures a MobileViT fits, by the names and shapes of its weights.
+
+    Several fit one without its end: the last stages are where they differ.
+    """
+    layout = LAYOUTS[subtree.source]
+    stem = next((tensor for key, tensor in subtree.state_dict.items() if layout.signature.fullmatch(key)), None)
+    fits = []
+    for arch, variant in VARIANTS.items():
+        if variant.block in layout.blocks and stem is not None and stem.shape[:1] == (variant.stem_width,):
+            state_dict = complete(subtree.state_dict, subtree.source, variant)
+            _, missing, left_over = rename(state_dict, variant, layout)
+            if not left_over and set(missing) == set(end_of(variant, missing)):
+                fits.append(arch)
+    return fits
+
+
+def missing_end(state_dict: Mapping[str, Tensor], arch: str) -> list[str]:
+    """Names of our parameters that a converted state dict lacks: none, or those of the end of the model."""
+    return [key for key in _expected(get_variant(arch)) if key not in state_dict]
+
+
+def complete(state_dict: dict[str, Tensor], source: str, variant: Variant) -> dict[str, Tensor]:
+    """Complete the names of a model that was saved without its head: its own module is one level deeper."""
+    if source == "transformers" and "conv_stem.convolution.weight" in state_dict:
+        prefix = "mobilevitv2" if variant.separable else "mobilevit"
+        return {f"{prefix}.{key}": value for key, value in state_dict.items()}
+    if source == "mmpretrain" and "stem.conv.weight" in state_dict:
+        return {f"backbone.{key}": value for key, value in state_dict.items()}
+    return state_dict
+
+
+@cache
+def _expected(variant: Variant) -> dict[str, Tensor]:
+    """Our names and shapes."""
+    return MobileViT(variant, device="meta").state_dict()
+
+
+def end_of(variant: Variant, missing: list[str]) -> list[str]:
+    """The names from the stage, or later part, on that the first missing name belongs to."""
+    part = re.match(r"stages\.[1-4]\.|final_conv\.|head\.", missing[0]) if missing else None
+    if not part:
+        return []
+    keys = list(_expected(variant))
+    return keys[next(i for i, key in enumerate(keys) if key.startswith(part[0])) :]
+
+
+def rename(
+    state_dict: Mapping[str, Tensor], variant: Variant, layout: Layout
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Look up every parameter of ours; also tell which of ours are missing and which of theirs are left over."""
+    rules = layout.rules(variant)
+    out: dict[str, Tensor] = {}
+    missing = []
+    left_over = dict(state_dict)
+    for key, like in _expected(variant).items():
+        names = their_names(key, rules)
+        tensors = [state_dict[name] for name in names if name in state_dict]
+        if len(tensors) < len(names):
+            missing.append(key)
+            continue
+        tensor = torch.cat(tensors) if len(tensors) > 1 and _stackable(tensors) else tensors[0]
+        if not _fits(key, tensor, like):
+            continue  # stays in left_over
+        out[key] = tensor
+        for name in names:
+            del left_over[name]
+    # Older files lack these counters.
+    counters = [key for key in missing if key.endswith("num_batches_tracked") and _beside(key, "weight") in out]
+    out |= {key: torch.zeros((), dtype=torch.int64) for key in counters}
+    out = {key: out[key] for key in _expected(variant) if key in out}
+    missing = [key for key in missing if key not in counters]
+    return out, missing, [f"{name} {list(tensor.shape)}" for name, tensor in left_over.items()]
+
+
+def _stackable(tensors: list[Tensor]) -> bool:
+    return len({tensor.shape for tensor in tensors}) == 1 and tensors[0].ndim > 0
+
+
+def _fits(key: str, tensor: Tensor, like: Tensor) -> bool:
+    """Whether a tensor has the shape of our parameter; classes and input channels are free."""
+    if key in HEAD:
+        return tensor.ndim == like.ndim and tensor.shape[1:] == like.shape[1:]
+    if key == STEM:
+        return tensor.ndim == like.ndim and tensor.shape[0] == like.shape[0] and tensor.shape[2:] == like.shape[2:]
+    return tensor.shape == like.shape
+
+
+def complaints(missing: list[str], left_over: list[str]) -> str:
+    """Which names of ours a state dict lacks, and which of its names are not ours."""
+    parts = [f"missing {some(missing)}"] if missing else []
+    return "; ".join([*parts, f"unknown or wrong shape {some(left_over)}"] if left_over else parts)
+
+
+def some(names: list[str], most: int = 6) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _beside(key: str, name: str) -> str:
+    return f"{key.rpartition('.')[0]}.{name}"

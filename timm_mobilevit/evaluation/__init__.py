@@ -1,1 +1,0 @@
-"""Evaluation of models: accuracy, attention maps and model cards."""
