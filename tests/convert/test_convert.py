@@ -9,7 +9,7 @@ from random_weights import randomise
 
 from timm_mobilevit.convert import convert_state_dict, export_state_dict
 from timm_mobilevit.convert.matching import fitting_architectures
-from timm_mobilevit.convert.subtree import detect_source, find_subtree
+from timm_mobilevit.convert.subtree import find_subtree
 from timm_mobilevit.variants import VARIANTS
 
 NAMES = timm.list_models(module="mobilevit_zoo")
@@ -39,7 +39,7 @@ def assert_same(a, b):
 def test_round_trip(source, name):
     ours = randomise(timm.create_model(name, num_classes=3)).state_dict()
     theirs = export_state_dict(ours, name, source)
-    assert detect_source(theirs) == source
+    assert find_subtree(theirs).source == source
     assert_same(convert_state_dict(theirs, name), ours)
     assert_same(convert_state_dict(theirs, name, source), ours)
 

@@ -14,7 +14,7 @@ from transformers import (
 
 from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.convert.state_dicts import source_names
-from timm_mobilevit.convert.subtree import detect_source
+from timm_mobilevit.convert.subtree import find_subtree
 from timm_mobilevit.mm.convert import convert_state_dict
 from timm_mobilevit.variants import VARIANTS
 
@@ -61,7 +61,7 @@ class TestConversion:
         with pytest.raises(ValueError, match=r"wrong shape ssd_heads\.0\.loc_cls_layer\.pw_conv\.block\.conv\.weight"):
             convert_state_dict(theirs, other)
         classifier = export_state_dict(timm.create_model(SMALL).state_dict(), SMALL, "cvnets")
-        assert detect_source(classifier) == "cvnets"
+        assert find_subtree(classifier).source == "cvnets"
         with pytest.raises(ValueError, match="it has no encoder: a classification checkpoint goes into the backbone"):
             convert_state_dict(classifier, model)
 

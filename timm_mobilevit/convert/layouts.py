@@ -39,14 +39,16 @@ class Layout:
     body: re.Pattern[str] = re.compile("")
 
     def prefix(self, key: str) -> str | None:
-        """What stands before the first convolution's name; None for any other parameter."""
+        """Return what stands before the first convolution's name; None for any other parameter."""
         match = re.fullmatch(rf"((?:.*?\.)??){self.signature.pattern}", key)
         return match[1] if match else None
 
     def landmark_beside(self, key: str) -> str:
+        """Name the landmark that stands beside a first convolution."""
         return key.removesuffix(STEM) + self.landmark
 
     def channel_order(self, variant: Variant) -> ChannelOrder:
+        """Return the order of the channels that weights of an architecture expect."""
         return "bgr" if variant.block in self.bgr else "rgb"
 
 
@@ -71,6 +73,11 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def get_layout(source: str, variant: Variant) -> Layout:
+    """Look up a layout by its name.
+
+    Raises:
+        ValueError: If there is none, or the architecture does not come in it.
+    """
     layout = LAYOUTS.get(source)
     if layout is None:
         raise ValueError(f"the source must be one of {', '.join(LAYOUTS)} or auto, got {source!r}")
@@ -80,7 +87,7 @@ def get_layout(source: str, variant: Variant) -> Layout:
 
 
 def their_names(key: str, rules: list[tuple[str, str]]) -> list[str]:
-    """What a parameter of ours is called there; three names where they split queries, keys and values."""
+    """Rename a parameter of ours; gives three names where they split queries, keys and values."""
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return [key.replace("{qkv}", part) for part in ("query", "key", "value")] if "{qkv}" in key else [key]

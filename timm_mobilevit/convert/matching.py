@@ -31,7 +31,7 @@ class Subtree:
 
 
 def the_architecture(subtree: Subtree) -> str:
-    """The one architecture that a MobileViT fits.
+    """Name the one architecture that a MobileViT fits.
 
     Raises:
         ValueError: If none or several do. If none, the message names what does not fit the closest.
@@ -72,7 +72,7 @@ def fitting_architectures(subtree: Subtree) -> list[str]:
 
 
 def missing_end(state_dict: Mapping[str, Tensor], arch: str) -> list[str]:
-    """Names of our parameters that a converted state dict lacks: none, or those of the end of the model."""
+    """List our parameters that a converted state dict lacks: none, or those of the end of the model."""
     return [key for key in _expected(get_variant(arch)) if key not in state_dict]
 
 
@@ -143,12 +143,13 @@ def _fits(key: str, tensor: Tensor, like: Tensor) -> bool:
 
 
 def complaints(missing: list[str], left_over: list[str]) -> str:
-    """Which names of ours a state dict lacks, and which of its names are not ours."""
+    """Describe which names of ours a state dict lacks, and which of its names are not ours."""
     parts = [f"missing {some(missing)}"] if missing else []
     return "; ".join([*parts, f"unknown or wrong shape {some(left_over)}"] if left_over else parts)
 
 
 def some(names: list[str], most: int = 6) -> str:
+    """Join the first names, and count the others."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 

@@ -10,20 +10,6 @@ from .layouts import LAYOUTS, Source
 from .matching import Subtree, fitting_architectures, some
 
 
-def detect_source(state_dict: Mapping[str, Tensor]) -> Source:
-    """Tell the layout of a state dict by its names.
-
-    Raises:
-        ValueError: If it is none that is known.
-
-    Example:
-        >>> import torch
-        >>> detect_source({"conv_1.block.conv.weight": torch.zeros(16, 3, 3, 3)})
-        'cvnets'
-    """
-    return find_subtree(state_dict).source
-
-
 def find_subtree(
     state_dict: Mapping[str, Tensor], source: Source | Literal["auto"] = "auto", prefix: str | None = None
 ) -> Subtree:
