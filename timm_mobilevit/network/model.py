@@ -3,9 +3,7 @@
 Letters: B batch, C channels, H×W image.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from itertools import dropwhile
 from typing import Any
 
@@ -54,10 +52,8 @@ class MobileViT(nn.Module):
             norm by default. The norms of the transformers do not change.
         device: Device of the parameters.
         dtype: Data type of the parameters.
-        **unknown: None are allowed; the error suggests the option that was probably meant.
 
     Raises:
-        TypeError: If there is no such option.
         ValueError: If an option has an invalid value.
 
     Shape:
@@ -90,11 +86,8 @@ class MobileViT(nn.Module):
         norm_layer: str | Callable[..., nn.Module] | None = None,
         device: Any = None,
         dtype: Any = None,
-        **unknown: Any,
     ) -> None:
         super().__init__()
-        for name in unknown:
-            raise TypeError(_unknown_option(name))
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
         if in_chans < 1:
@@ -334,20 +327,6 @@ def _check_img_size(img_size: int | Sequence[int]) -> None:
         raise ValueError(
             f"img_size must be a positive number of pixels or two of them, height and width; got {img_size!r}"
         )
-
-
-# Options of other networks of timm, and what to use instead here.
-_INSTEAD = {
-    "drop_block_rate": "drop_path_rate (stochastic depth) or proj_drop_rate (dropout in the transformers)",
-    "drop_connect_rate": "drop_path_rate",
-}
-
-
-def _unknown_option(name: str) -> str:
-    """The message for an option that the network does not have."""
-    options = [option for option in inspect.signature(MobileViT).parameters if option not in ("cfg", "unknown")]
-    near = _INSTEAD.get(name) or next(iter(get_close_matches(name, options, n=1)), None)
-    return f"MobileViT has no option {name!r}; " + (f"use {near}" if near else f"it has {', '.join(options)}")
 
 
 def take_indices(num_stages: int, indices: int | Sequence[int] | None) -> list[int]:
