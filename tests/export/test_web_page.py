@@ -15,7 +15,7 @@ import torch
 import typer
 from chromium import WIDTHS, chromium, resize, serve
 from export_models import KINDS, shallow
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from timm.data import create_transform, resolve_data_config
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -52,9 +52,8 @@ console.log(JSON.stringify(Array.from(pixel_values.data)));
 TO_PIXELS = """
 const [address, preprocessor, done] = arguments;
 (async () => {
-  const { toPixels } = await import("./classify.js");
-  const blob = await (await fetch(address)).blob();
-  const picture = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+  const { readPicture, toPixels } = await import("./classify.js");
+  const picture = await readPicture(await (await fetch(address)).blob());
   return Array.from(toPixels(picture, preprocessor));
 })().then(done, (error) => done(error.stack));
 """
@@ -71,6 +70,11 @@ const [address, done] = arguments;
 # A GPU that Chromium imitates, presented as a real one: the page would leave it aside.
 IMITATED_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 AS_A_REAL_ONE = "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { value: false });"
+BROKEN_GPU = """
+GPU.prototype.requestAdapter = async () => ({
+  features: new Set(), info: {}, limits: {}, requestDevice: async () => { throw new Error("lost"); },
+});
+"""
 
 
 @pytest.fixture(scope="module")
@@ -194,25 +198,28 @@ def test_scans_are_classified_as_in_pytorch(site, browser, model, scans):
 
 
 def test_pixels_are_those_of_timm(site, browser, photo, tmp_path):
-    pictures = {
-        "large.png": photo.resize((1501, 1000)),
-        "small.png": photo.resize((45, 30)),
-        "even.png": photo.resize((333, 222)),
-        "turned.jpg": photo,
-        "grey.png": photo.convert("L"),
-        "palette.png": photo.quantize(),
-    }
-    exif = Image.Exif()
+    exif, linear = Image.Exif(), PngImagePlugin.PngInfo()
     exif[274] = 6  # lies on its side
+    linear.add(b"gAMA", (100_000).to_bytes(4, "big"))  # brighter where colours are converted
+    pictures = {
+        "large.png": (photo.resize((1501, 1000)), {}),
+        "small.png": (photo.resize((45, 30)), {}),
+        "even.png": (photo.resize((333, 222)), {}),
+        "turned.jpg": (photo, {"exif": exif}),
+        "grey.png": (photo.convert("L"), {}),
+        "palette.png": (photo.quantize(), {}),
+        "linear.png": (photo, {"pnginfo": linear}),
+    }
+    sizes = {"center": ((3, 128, 128), {"shortest_edge": 144}), "squash": ((3, 128, 96), {"height": 144, "width": 108})}
     with serve(site) as address:
         browser.get(f"{address}/index.html")
-        for index, (name, picture) in enumerate(pictures.items()):
-            picture.save(tmp_path / name, **({"exif": exif} if name.endswith("jpg") else {}))
+        for index, (name, (picture, options)) in enumerate(pictures.items()):
+            picture.save(tmp_path / name, **options)
             data = base64.b64encode((tmp_path / name).read_bytes()).decode()
-            for crop_mode in ("center", "squash"):
+            for crop_mode, ((_, height, width), size) in sizes.items():
                 interpolation = ("bilinear", "bicubic", "lanczos")[index % 3]
                 transform = create_transform(
-                    (3, 128, 128),
+                    (3, height, width),
                     interpolation=interpolation,
                     mean=MEAN,
                     std=STD,
@@ -221,8 +228,8 @@ def test_pixels_are_those_of_timm(site, browser, photo, tmp_path):
                 )
                 expected = read_image(tmp_path / name, "RGB", transform)
                 preprocessor = {
-                    "size": {"shortest_edge": 144} if crop_mode == "center" else {"height": 144, "width": 144},
-                    "crop_size": {"height": 128, "width": 128},
+                    "size": size,
+                    "crop_size": {"height": height, "width": width},
                     "interpolation": interpolation,
                     "rescale_factor": 1 / 255,
                     "image_mean": MEAN,
@@ -230,7 +237,7 @@ def test_pixels_are_those_of_timm(site, browser, photo, tmp_path):
                 }
                 found = browser.execute_async_script(TO_PIXELS, f"data:image/any;base64,{data}", preprocessor)
                 assert not isinstance(found, str), found
-                levels = (torch.tensor(found).view(3, 128, 128) - expected) * torch.tensor(STD).view(3, 1, 1) * 255
+                levels = (torch.tensor(found).view(3, height, width) - expected) * torch.tensor(STD).view(3, 1, 1) * 255
                 assert levels.abs().max() < 1.01, name  # of 255: sums on the border of two levels
                 assert (levels.abs() > 0.01).float().mean() < 0.01, name
 
@@ -260,6 +267,29 @@ def test_webgpu(int8_site, model, scans, tmp_path):
         assert_as_in_pytorch(of_file(browser, file), in_pytorch(model, file))
         assert " ms per image in WebGPU on this device" in text(browser, "time")
         assert errors(browser) == []
+
+
+def test_gpu_that_fails(site, model, scans, tmp_path):
+    with serve(site) as address, chromium(tmp_path) as browser:
+        browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": BROKEN_GPU})
+        load(browser, f"{address}/index.html")
+        file = next(scans.glob("val/7/*.png"))
+        assert_as_in_pytorch(of_file(browser, file), in_pytorch(model, file))
+        assert " ms per image in WebAssembly on this device" in text(browser, "time")
+
+
+def test_numbers_that_are_not_finite(site, browser, tmp_path):
+    import onnx
+
+    shutil.copytree(site, tmp_path / "site")
+    path = tmp_path / "site" / "onnx" / "model.onnx"
+    broken = onnx.load(path)
+    (bias,) = (tensor for tensor in broken.graph.initializer if list(tensor.dims) == [10])
+    bias.raw_data = np.full(10, np.nan, np.float32).tobytes()
+    onnx.save(broken, path)
+    with serve(tmp_path / "site") as address:
+        load(browser, f"{address}/index.html")
+        assert wrong(browser) == "the model gives numbers that are not finite on wasm"
 
 
 def test_dropped_picture_and_one_that_is_none(site, browser, model, scans, tmp_path):

@@ -12,7 +12,7 @@ export const RUNTIME = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist
  */
 export async function loadClassifier(folder, runtime = RUNTIME) {
   const [config, preprocessor] = await Promise.all(
-    ["config.json", "preprocessor_config.json"].map(async (name) => JSON.parse(new TextDecoder().decode(await read(folder + name)))),
+    ["config.json", "preprocessor_config.json"].map(async (name) => (await read(folder + name)).json()),
   );
   const dtype = config["transformers.js_config"]?.dtype;
   // A GPU that a program imitates is slower than WebAssembly, and eight bits are for WebAssembly.
@@ -33,17 +33,17 @@ export async function loadClassifier(folder, runtime = RUNTIME) {
 
 async function open(model, runtime, device, config, preprocessor) {
   const base = new URL(runtime, document.baseURI).href;
-  const [ort, bytes] = await Promise.all([import(`${base}ort.${device}.bundle.min.mjs`), read(model)]);
+  const [ort, file] = await Promise.all([import(`${base}ort.${device}.bundle.min.mjs`), read(model)]);
   // It warns of shapes that are computed beside a GPU, as they should be.
   const options = { executionProviders: [device], logSeverityLevel: 3 };
-  const session = await ort.InferenceSession.create(new Uint8Array(bytes), options);
+  const session = await ort.InferenceSession.create(new Uint8Array(await file.arrayBuffer()), options);
   return new Classifier(ort, session, device, config, preprocessor);
 }
 
 async function read(address) {
   const response = await fetch(address, { cache: "no-cache" }); // a newer model has the same name
   if (!response.ok) throw new Error(`${address} cannot be loaded (${response.status} ${response.statusText})`);
-  return response.arrayBuffer();
+  return response;
 }
 
 export class Classifier {
@@ -75,10 +75,14 @@ export class Classifier {
     const feed = { pixel_values: new this.ort.Tensor("float32", pixels, this.shape) };
     const logits = (await this.session.run(feed)).logits.data;
     const milliseconds = performance.now() - start;
-    if (!logits.every(Number.isFinite)) throw new Error(`the model gives numbers that are not finite on ${this.device}`);
+    if (!logits.every(Number.isFinite))
+      throw new Error(`the model gives numbers that are not finite on ${this.device}`);
     return { logits, milliseconds };
   }
 }
+
+/** A file as a picture: upright, as browsers turn it by themselves, and in the colours of the file. */
+export const readPicture = (file) => createImageBitmap(file, { colorSpaceConversion: "none" });
 
 /** Red, green and blue planes of a picture: resized, cropped and normalised. */
 export function toPixels(picture, { size, crop_size, interpolation, rescale_factor, image_mean, image_std }) {
@@ -94,7 +98,8 @@ export function toPixels(picture, { size, crop_size, interpolation, rescale_fact
   const plane = image.length / 3;
   for (let at = 0; at < plane; at++)
     for (let channel = 0; channel < 3; channel++)
-      pixels[channel * plane + at] = (image[3 * at + channel] * rescale_factor - image_mean[channel]) / image_std[channel];
+      pixels[channel * plane + at] =
+        (image[3 * at + channel] * rescale_factor - image_mean[channel]) / image_std[channel];
   return pixels;
 }
 
@@ -151,7 +156,8 @@ function resizeDown(image, width, down) {
   const result = new Uint8ClampedArray(3 * width * down.length);
   let at = 0;
   for (const { begin, shares } of down)
-    for (let value = 0; value < 3 * width; value++) result[at++] = mix(image, 3 * width * begin + value, 3 * width, shares);
+    for (let value = 0; value < 3 * width; value++)
+      result[at++] = mix(image, 3 * width * begin + value, 3 * width, shares);
   return result;
 }
 

@@ -4,7 +4,7 @@
 
 const part = (name) => document.getElementById(name);
 const [canvas, video, hint] = ["canvas", "video", "p"].map((name) => part("picture").querySelector(name));
-let classifier;
+let classifier, readPicture;
 
 function say(text, wrong = false) {
   part("message").textContent = text;
@@ -32,11 +32,12 @@ async function start() {
   const missing = whatIsMissing();
   if (missing) throw new Error(missing);
   await keepForOffline();
-  const { loadClassifier } = await import("./classify.js");
-  const { runtime } = document.documentElement.dataset;
-  classifier = await loadClassifier("./", runtime);
+  const classify = await import("./classify.js");
+  readPicture = classify.readPicture;
+  classifier = await classify.loadClassifier("./", document.documentElement.dataset.runtime);
   const { architecture } = classifier.config;
-  part("about").textContent = `${architecture ? `${architecture}, ` : ""}${classifier.labels.length} classes. Pictures stay on this device.`;
+  part("about").textContent =
+    `${architecture ? `${architecture}, ` : ""}${classifier.labels.length} classes. Pictures stay on this device.`;
   for (const button of document.querySelectorAll("button")) button.disabled = false;
   say("");
 }
@@ -61,8 +62,7 @@ async function classifyFile(file) {
   if (!file) return;
   let picture;
   try {
-    // Upright as the file says, in its own colours: as timm_mobilevit reads images.
-    picture = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    picture = await readPicture(file);
   } catch {
     throw new Error(`This browser cannot read ${file.name} as a picture.`);
   }
@@ -91,7 +91,8 @@ async function classify(picture) {
     }),
   );
   const device = classifier.device === "webgpu" ? "WebGPU" : "WebAssembly";
-  part("time").textContent = `${milliseconds.toFixed(1)} ms per image in ${device} on this device; ${all.toFixed(0)} ms with resizing`;
+  part("time").textContent =
+    `${milliseconds.toFixed(1)} ms per image in ${device} on this device; ${all.toFixed(0)} ms with resizing`;
 }
 
 function show(picture) {
@@ -126,7 +127,7 @@ async function useCamera() {
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
-    throw new Error(CAMERA_FAULTS[error.name] ?? error.message);
+    throw new Error(CAMERA_FAULTS[error.name] ?? error.message, { cause: error });
   }
   await video.play();
   say("");
@@ -147,9 +148,10 @@ function stopCamera() {
 part("choose").addEventListener("click", () => part("files").click());
 part("camera").addEventListener("click", () => attempt(useCamera));
 for (const name of ["files", "shots"])
-  part(name).addEventListener("change", ({ target }) =>
-    attempt(() => classifyFile(target.files[0])).then(() => (target.value = "")), // the same file can be chosen again
-  );
+  part(name).addEventListener("change", async ({ target }) => {
+    await attempt(() => classifyFile(target.files[0]));
+    target.value = ""; // so that the same file can be chosen again
+  });
 
 // The whole window takes what is dropped: a browser would leave the page to open it.
 addEventListener("dragover", (event) => {
