@@ -14,7 +14,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler is chatty, and c
 
 
 def peak_extra_bytes(step: Callable[[], object], device: str) -> int:
-    """The most bytes that a step has allocated at any time, beyond those allocated before it.
+    """Return the most bytes that a step has allocated at any time, beyond those allocated before it.
 
     On a GPU the caching allocator keeps count. On the CPU the profiler records every allocation and release of torch's
     allocator in order. Unlike the process's resident set, that is exact and the same in every run; it does not

@@ -57,7 +57,7 @@ def count_nodes(path: Path) -> int:
 
 
 def run(path: Path, images: Tensor, threads: int) -> Callable[[], list[np.ndarray]]:
-    """A call of ONNX Runtime on the CPU."""
+    """Return a call of ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -84,7 +84,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _changed(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors that an in-place operator writes to."""
+    """Return the tensors that an in-place operator writes to."""
     if not func._schema.is_mutable:
         return []
     values = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs

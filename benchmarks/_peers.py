@@ -29,7 +29,7 @@ class _Logits(nn.Module):
 
 
 def timm_name(name: str) -> str | None:
-    """What timm calls the same network, None where it has none.
+    """Return what timm calls the same network, None where it has none.
 
     Example:
         >>> timm_name("mobilevitv1_s"), timm_name("mobilevitv2_1_25"), timm_name("mobilevitv3_1_0")

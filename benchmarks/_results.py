@@ -21,7 +21,7 @@ _NAME = re.compile(
 
 
 def device_name(device: str) -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
@@ -43,7 +43,7 @@ _INSTRUCTIONS = {
 
 
 def instructions(info: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's vector instructions that int8 depends on, empty where the system does not say.
+    """Return the processor's vector instructions that int8 depends on, empty where the system does not say.
 
     Args:
         info: What the system says of its processors.
@@ -58,7 +58,7 @@ def instructions(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def origin(device: str) -> dict[str, object]:
-    """The columns that say where and with what a row was measured."""
+    """Return the columns that say where and with what a row was measured."""
     return {
         "device": device_name(device),
         "instructions": instructions() if device == "cpu" else "",
@@ -77,7 +77,7 @@ def _version(package: str) -> str:
 
 
 def file_name(bench: str, device: str, dtypes: Sequence[str]) -> str:
-    """Name of the file for a measurement of today: ``BENCH_DEVICE_DTYPE_torchVERSION_timmVERSION_DATE.csv``."""
+    """Return the name of the file for a measurement of today: ``BENCH_DEVICE_DTYPE_torchVERSION_timmVERSION_DATE.csv``."""
     slug = "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
     torch_version = torch.__version__.partition("+")[0]
     return "_".join(
@@ -107,7 +107,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def newest(bench: str, device: str, folder: Path = RESULTS) -> Path | None:
-    """The latest file of a benchmark on a kind of device, None if there is none.
+    """Return the latest file of a benchmark on a kind of device, None if there is none.
 
     Args:
         bench: First part of the file's name.

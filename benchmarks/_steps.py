@@ -35,7 +35,7 @@ def compiler() -> Any:
 def inference(
     network: Callable[[Tensor], Tensor], images: Tensor, dtype: str = "fp32", mode: Any = torch.inference_mode
 ) -> Callable[[], Tensor]:
-    """A forward pass, under autocast unless ``dtype`` is ``"fp32"``.
+    """Return a forward pass, under autocast unless ``dtype`` is ``"fp32"``.
 
     ``mode`` switches gradients off. Operators can be counted under ``torch.no_grad`` only: inference mode does not
     split composite ones.

@@ -35,7 +35,7 @@ def spread(samples: Sequence[float]) -> Spread:
 
 
 def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
-    """How many times longer one took than the other, round by round."""
+    """Return how many times longer one took than the other, round by round."""
     return [a / b for a, b in zip(slow, fast, strict=True)]
 
 

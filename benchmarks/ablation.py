@@ -48,7 +48,7 @@ TRAINING: dict[str, Callable[[], Any]] = {
 def measure(
     name: str, what: str, batch: int, threads: int, *, size: int, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """A row: milliseconds with and without one optimisation, and their ratio with quartiles over the rounds."""
+    """Return a row: milliseconds with and without one optimisation, and their ratio with quartiles over the rounds."""
     prepare("cpu", threads)
     images = make_images(batch, size, "channels_last", "cpu")
     network = place(build(name), "channels_last", "cpu")

@@ -57,7 +57,7 @@ def write_digits(root: str | Path) -> Path:
 
 
 def _file_names(labels: np.ndarray) -> Iterator[tuple[int, str]]:
-    """The index of every scan with its path below the root."""
+    """Return the index of every scan with its path below the root."""
     train, val = train_test_split(np.arange(len(labels)), test_size=VAL_SHARE, stratify=labels, random_state=SPLIT_SEED)
     for split, indices in (("train", train), ("val", val)):
         for index in sorted(indices.tolist()):

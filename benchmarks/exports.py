@@ -161,7 +161,7 @@ def merge(old: Iterable[dict[str, str]], new: Mapping[str, str]) -> list[dict[st
 
 
 def markdown(rows: Iterable[Mapping[str, str]]) -> str:
-    """The table of docs/deployment.md: a row per format, a column per generation, what differs below.
+    """Return the table of docs/deployment.md: a row per format, a column per generation, what differs below.
 
     Example:
         >>> results = {"v1_s": "yes", "v1_xs": "yes", "v2_0_5": "yes", "v2_1_0": "not verified", "v3_s": "Error: x"}

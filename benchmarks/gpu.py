@@ -110,7 +110,7 @@ def _float32() -> Iterator[None]:
 
 
 def _golden_data() -> ModuleType:
-    """The module of the tests that reads the golden numbers, by its path: another package may be called tests."""
+    """Load the module of the tests that reads the golden numbers, by its path: another package may be called tests."""
     file = Path(__file__).parents[1] / "tests" / "golden_data.py"
     spec = importlib.util.spec_from_file_location("golden_data", file)
     assert spec is not None
@@ -267,7 +267,7 @@ def cases(device: str, scale: Scale) -> Iterator[Case]:
 
 
 def measure(case: Case, device: str, *, in_time: bool = True) -> dict[str, object]:
-    """A row; a case that fails says why, and does not keep the others from running."""
+    """Return a row; a case that fails says why, and does not keep the others from running."""
     figure, note = None, "" if in_time else _LEFT_OUT
     if in_time:
         try:

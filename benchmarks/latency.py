@@ -142,7 +142,7 @@ def _export(
 
 
 def _call(name: str, source: str, runtime: str, file: Path | None, size: int, threads: int) -> Callable[[], object]:
-    """A pass of one image through a network in one runtime, on a number of threads; made in a process of its own."""
+    """Make a pass of one image through a network in one runtime, on a number of threads; in a process of its own."""
     prepare("cpu", threads)
     images = make_images(1, size, "nchw", "cpu")
     if file is not None:
@@ -160,7 +160,7 @@ def _call(name: str, source: str, runtime: str, file: Path | None, size: int, th
 
 
 def _executorch(file: Path, images: Tensor, threads: int) -> Callable[[], object]:
-    """A call of ExecuTorch with XNNPACK."""
+    """Return a call of ExecuTorch with XNNPACK."""
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 

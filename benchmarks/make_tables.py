@@ -27,7 +27,7 @@ Row = Mapping[str, str]
 
 
 def architectures() -> str:
-    """The table of architectures, one row each, with the best of their published accuracies."""
+    """Return the table of architectures, one row each, with the best of their published accuracies."""
     lines = [
         "| `timm.create_model(…)` | params (M) | MACs (M) | best top-1 (%) | tags |",
         "|---|---:|---:|---:|---|",
@@ -42,7 +42,7 @@ def architectures() -> str:
 
 
 def models() -> str:
-    """The table of pretrained weights, one row each."""
+    """Return the table of pretrained weights, one row each."""
     lines = [
         "| `timm.create_model(…)` | input | params (M) | MACs (M) | top-1 (%) | weights from |",
         "|---|---:|---:|---:|---:|---|",
@@ -64,7 +64,7 @@ def _source(row: Weights) -> str:
 
 
 def configs(dataset: str) -> str:
-    """A table of detectors or segmentors, a row per config for a data set, from the metafiles."""
+    """Return a table of detectors or segmentors, a row per config for a data set, from the metafiles."""
     folder = ROOT / "mm_configs"
     entries = [
         model
@@ -85,7 +85,7 @@ def configs(dataset: str) -> str:
 
 
 def targets() -> str:
-    """The table of aims for speed, a row each, from the newest measurements on each kind of device."""
+    """Return the table of aims for speed, a row each, from the newest measurements on each kind of device."""
     lines = [
         "| what | network | batch | peer | ours | peer's | ratio (quartiles) | aim | reached |",
         "|---|---|---:|---|---:|---:|---:|---:|---|",
@@ -105,7 +105,7 @@ _NOT_MEASURED = "not measured"
 
 
 def _where(row: dict[str, str]) -> str:
-    """Where and with what a row was measured, in words."""
+    """Return where and with what a row was measured, in words."""
     return f"{row['device']}, torch {row['torch']}, timm {row['timm']}, {row['date']}"
 
 
@@ -123,12 +123,12 @@ def _target(target: Target, rows: list[dict[str, str]]) -> str:
 
 
 def _instructions(row: Row) -> str:
-    """What an int8 figure depends on; files of before 2026-11-25 do not say."""
+    """Return what an int8 figure depends on; files of before 2026-11-25 do not say."""
     return f" on {row.get('instructions') or 'instructions that are not verified'}"
 
 
 def gpu() -> str:
-    """What was checked and timed on a GPU beside the targets."""
+    """Return what was checked and timed on a GPU beside the targets."""
     path = newest("gpu", "cuda")
     if path is None:
         return f"On a GPU: {_NOT_MEASURED}, `make gpu`."
@@ -144,7 +144,7 @@ def gpu() -> str:
 
 
 def ablation() -> str:
-    """What each optimisation is worth: how many times longer a network takes without it."""
+    """Return what each optimisation is worth: how many times longer a network takes without it."""
     path = newest("ablation", "cpu")
     if path is None:
         return f"{_NOT_MEASURED}: `python -m benchmarks.ablation`.".capitalize()
@@ -165,7 +165,7 @@ def ablation() -> str:
 
 
 def latency() -> str:
-    """The table of milliseconds per image of every model, from the newest measurements."""
+    """Return the table of milliseconds per image of every model, from the newest measurements."""
     return _milliseconds(
         "latency",
         "models",
@@ -176,7 +176,7 @@ def latency() -> str:
 
 
 def runtimes() -> str:
-    """The table of milliseconds per image in every runtime, from the newest measurements."""
+    """Return the table of milliseconds per image in every runtime, from the newest measurements."""
     return _milliseconds(
         "latency-runtimes",
         "runtimes",
@@ -208,7 +208,7 @@ def _threads(row: Row) -> str:
 
 
 def throughput() -> str:
-    """The tables of images per second at 256² and the largest batch, from the newest measurements of each preset."""
+    """Write the tables of images per second at 256² and the largest batch, from the newest measurements."""
     parts = []
     for preset in PRESETS:
         device, _, kind = preset.partition("-")
@@ -258,7 +258,7 @@ def _origin(row: dict[str, str], path: Path) -> str:
 
 
 def figures(page: str = "docs/benchmarks.md") -> str:
-    """The figures of a page that there are measurements for."""
+    """Return the figures of a page that there are measurements for."""
     drawn = (figure for figure in plots.FIGURES if figure.page == page and newest(figure.bench, figure.device))
     links = (f"![{figure.alt}]({figure.name}.svg)" for figure in drawn)
     return "\n\n".join(links) or "Not drawn: nothing is measured."
@@ -353,7 +353,7 @@ def mm_exports() -> str:
 
 
 def _by_precision(headings: tuple[str, ...], found: dict[tuple[str, ...], str]) -> str:
-    """A table with a column per precision, the last part of the keys; the part before it is a number too."""
+    """Return a table with a column per precision, the last part of the keys; the part before it is a number too."""
     precisions = list(dict.fromkeys(key[-1] for key in found))
     texts = len(headings) - 1
     lines = [

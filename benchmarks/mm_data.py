@@ -111,7 +111,7 @@ def _compose(
     size: int,
     digit_sides: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, list[int]]]]:
-    """One scene: its picture [size, size, 3], its mask [size, size], and class and box (x, y, w, h) of each digit."""
+    """Make a scene: picture [size, size, 3], mask [size, size], and class and box (x, y, w, h) of each digit."""
     scene = _random_crop(rng, backgrounds[rng.integers(len(backgrounds))], size)
     mask = np.zeros((size, size), dtype=np.uint8)
     boxes: list[tuple[int, list[int]]] = []

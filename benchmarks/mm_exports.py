@@ -65,7 +65,7 @@ def write_file(network: Any, runtime: str, precision: str, images: Path, folder:
 
 
 def open_in(runtime: str, file: Path) -> Callable[[NDArray[np.float32]], list[Tensor]]:
-    """A function from an image [1, 3, H, W] to detections (boxes, scores, labels) or logits, in a runtime."""
+    """Return a function from an image [1, 3, H, W] to detections (boxes, scores, labels) or logits, in a runtime."""
     opened = open_openvino(file, torch.get_num_threads()) if runtime == "openvino" else open_file(file)
     facts = read_facts(file)
 
@@ -80,7 +80,7 @@ def open_in(runtime: str, file: Path) -> Callable[[NDArray[np.float32]], list[Te
 
 
 def predictor(run: Callable[[NDArray[np.float32]], list[Tensor]]) -> Callable[[dict[str, Any]], list[Any]]:
-    """A function from a batch, whose images are uint8 BGR [3, H, W], to its samples with predictions."""
+    """Return a function from a batch, whose images are uint8 BGR [3, H, W], to its samples with predictions."""
 
     def predict(batch: dict[str, Any]) -> list[Any]:
         for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
@@ -99,7 +99,7 @@ def predictor(run: Callable[[NDArray[np.float32]], list[Tensor]]) -> Callable[[d
 
 
 def evaluate(cfg: Config, loader: Any, predict: Callable[[dict[str, Any]], list[Any]]) -> float:
-    """What the config's evaluator says of the predictions for all images of a loader, in percent."""
+    """Return what the config's evaluator says of the predictions for all images of a loader, in percent."""
     evaluator = Evaluator(cfg.test_evaluator)
     evaluator.dataset_meta = loader.dataset.metainfo
     for batch in loader:

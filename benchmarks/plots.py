@@ -226,7 +226,7 @@ FIGURES = (
 
 
 def source_of(measurements: Path) -> str:
-    """What a figure says it was drawn from: the file's name and the beginning of its SHA-256."""
+    """Return what a figure says it was drawn from: the file's name and the beginning of its SHA-256."""
     return f"{measurements.name} {hashlib.sha256(measurements.read_bytes()).hexdigest()[:16]}"
 
 
@@ -253,7 +253,7 @@ def write(figure: Figure, measurements: Path, docs: Path = DOCS) -> None:
 
 
 def drawn_from(path: Path) -> str | None:
-    """What the file of a figure says it was drawn from; None if there is none or it does not say."""
+    """Return what the file of a figure says it was drawn from; None if there is none or it does not say."""
     if not path.exists():
         return None
     if path.suffix == ".svg":

@@ -166,7 +166,7 @@ def mebibytes(path: Path) -> float:
 
 
 def _call(path: Path, threads: int, size: int) -> Callable[[], object]:
-    """A pass of one image through a file in its runtime."""
+    """Return a pass of one image through a file in its runtime."""
     run = open_file(path, threads=threads)
     image = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
     return lambda: run(image)

@@ -312,7 +312,7 @@ def afresh(measurement: Measurement, network: str, batch: int, conditions: Condi
 
 
 def join(comparisons: Sequence[Comparison]) -> Comparison:
-    """One comparison of those that several processes made.
+    """Return one comparison of those that several processes made.
 
     Example:
         >>> join([Comparison(2.0, 4.0, "ms", [2.0], "a"), Comparison(3.0, 9.0, "ms", [3.0], "b")])
@@ -388,7 +388,7 @@ def _row(target: Target, conditions: Conditions, found: Comparison | None, note:
 
 
 def _key(row: Mapping[str, object]) -> tuple[str, ...]:
-    """What a row is about."""
+    """Return what a row is about."""
     return tuple(str(row[column]) for column in ("what", "network", "batch", "peer"))
 
 

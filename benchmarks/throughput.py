@@ -75,7 +75,7 @@ class Setting:
 
 
 def grid(**axes: tuple[Any, ...]) -> list[Setting]:
-    """All combinations of values.
+    """Return all combinations of values.
 
     Example:
         >>> [str(setting) for setting in grid(batch=(1, 16), size=(224,))]
@@ -108,7 +108,7 @@ PRESETS = {
 
 
 def bench_name(preset: str) -> str:
-    """What the results of a preset are filed under.
+    """Return what the results of a preset are filed under.
 
     Example:
         >>> bench_name("cpu"), bench_name("cuda-compiled")

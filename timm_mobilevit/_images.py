@@ -87,7 +87,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def image_mode(channels: int) -> str:
-    """The mode of PIL for images that a model with so many input channels takes.
+    """Return the mode of PIL for images that a model with so many input channels takes.
 
     Raises:
         ValueError: If it takes no images.
@@ -98,7 +98,7 @@ def image_mode(channels: int) -> str:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes an image upright. Broken EXIF data say nothing about it: the image beside them may be whole."""
+    """Return what makes an image upright. Broken EXIF data say nothing about it: the image beside them may be whole."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # PIL raises nearly anything on such data
@@ -106,7 +106,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _with_eight_bits(image: Image.Image) -> Image.Image:
-    """The image, scaled if PIL's own conversion would clip its values at 255."""
+    """Return the image, scaled if PIL's own conversion would clip its values at 255."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     if image.mode not in _KNOWN_RANGES.get(str(image.format), ()):

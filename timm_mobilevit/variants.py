@@ -49,7 +49,7 @@ class Variant:
 
 
 def _scaled(block: BlockKind, width: float) -> Variant:
-    """A MobileViTv2-shaped variant: all channels are those of width 1.0 times ``width``."""
+    """Return a MobileViTv2-shaped variant: all channels are those of width 1.0 times ``width``."""
 
     def scale(channels: int) -> int:
         return int(channels * width)

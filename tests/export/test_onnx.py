@@ -250,7 +250,7 @@ class TestCommand:
         described = metadata_of(tmp_path / "1.onnx")
         assert described["labels"] == ["Katze", "Hund", "Aal"]
         assert described["architecture"] == KINDS[0]
-        assert not {"tag", "license"} & described.keys()  # nobody published these weights
+        assert not {"tag", "license"} & described.keys()  # these weights are not published
 
     def test_backbone(self, tmp_path):
         out = tmp_path / "backbone.onnx"

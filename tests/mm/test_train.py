@@ -241,7 +241,7 @@ def test_file_is_as_accurate_as_the_model(run, tmp_path):
 
 @pytest.mark.parametrize("converted", [False, True], ids=["trained", "converted"])
 def test_inferencers_draw_without_network(run, scenes, converted, tmp_path, monkeypatch):
-    """The config asks for published weights, which nobody fetches: the checkpoint has all."""
+    """The config asks for published weights, which are not fetched: the checkpoint has all."""
     config = Config.fromfile(run / "config.py")
     config.model.backbone.pretrained = True
     config.dump(tmp_path / "config.py")

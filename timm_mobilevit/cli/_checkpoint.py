@@ -169,7 +169,7 @@ def load_model(name: str, checkpoint: Path | None, pretrained: bool, entry: str 
         entry: The entry of a checkpoint file that holds the weights; None for the one that its trainer evaluates.
 
     Raises:
-        FileNotFoundError: If the weights are neither there nor to be had.
+        FileNotFoundError: If the weights are neither there nor can be downloaded.
         ValueError: If they cannot be read, are another architecture's or not those of the whole model, or ``entry``
             is given for what has none.
     """

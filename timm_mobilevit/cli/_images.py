@@ -95,7 +95,7 @@ def classify(
 
 
 def usable_device(device: str) -> torch.device:
-    """The device of a name.
+    """Return the device of a name.
 
     Raises:
         ValueError: If it cannot be used here.
@@ -107,7 +107,7 @@ def usable_device(device: str) -> torch.device:
 
 
 def load_image(path: Path, mode: str, transform: Callable[[Image.Image], T]) -> T | str:
-    """The image as the model takes it, or why it cannot be read."""
+    """Return the image as the model takes it, or why it cannot be read."""
     try:
         return read_image(path, mode, transform)
     except UnreadableImageError as error:
@@ -116,7 +116,7 @@ def load_image(path: Path, mode: str, transform: Callable[[Image.Image], T]) -> 
 
 @torch.inference_mode()
 def _top(model: nn.Module, x: Tensor, names: Sequence[str], topk: int) -> list[tuple[Guess, ...]]:
-    """The most likely classes of each image of a batch [B, C, H, W]; none where an output is not finite."""
+    """Return the most likely classes of each image of a batch [B, C, H, W]; none where an output is not finite."""
     logits = model(x).float()
     probabilities, indices = logits.softmax(-1).topk(min(topk, len(names)))
     return [

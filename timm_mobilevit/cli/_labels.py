@@ -11,7 +11,7 @@ from ..export._labels import known_class_names
 
 
 def class_names(model: nn.Module, labels: Path | None = None) -> list[str]:
-    """One name per class.
+    """Return one name per class.
 
     In this order: from ``labels``, from the model's own configuration, from ImageNet if the number of classes is that
     of ImageNet, or else the numbers of the classes.

@@ -10,7 +10,7 @@ from ..variants import VARIANTS
 
 
 def model_names() -> list[str]:
-    """The architectures, for the completion of the shell."""
+    """Return the architectures, for the completion of the shell."""
     return list(VARIANTS)
 
 

@@ -13,7 +13,7 @@ MODULE = "mobilevit_zoo"  # the name that timm's registry files our models under
 
 
 def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
-    """Names that match a pattern, from small to large within each generation.
+    """Return the names that match a pattern, from small to large within each generation.
 
     Args:
         pattern: Wildcards as in file names; a pattern without any matches whatever contains it.
@@ -36,7 +36,7 @@ def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
 
 
 def as_wildcards(pattern: str) -> str:
-    """The wildcards that a pattern of :func:`find_names` means."""
+    """Return the wildcards that a pattern of :func:`find_names` means."""
     return pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
 
 
@@ -84,7 +84,7 @@ def describe_model(arch: str) -> dict[str, Any]:
 
 
 def describe_weights(name: str) -> dict[str, Any]:
-    """The row of the pretrained table, with the paper spelled out.
+    """Return the row of the pretrained table, with the paper spelled out.
 
     Args:
         name: Architecture and tag.

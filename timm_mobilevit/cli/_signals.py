@@ -14,7 +14,7 @@ _SIGNALS = ("SIGTERM", "SIGHUP")  # of `docker stop` and `timeout`, and of a ter
 def ending_on_signals() -> Iterator[None]:
     """End with the exit code that shells give to a signal, 143 for SIGTERM, and clean up before.
 
-    Signals that somebody handles or ignores, as ``nohup`` does, are left alone; so are all outside the main thread,
+    Signals that are handled or ignored already, as ``nohup`` does, are left alone; so are all outside the main thread,
     where Python cannot handle them.
     """
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP

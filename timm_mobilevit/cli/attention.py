@@ -79,7 +79,7 @@ def attention(
 
 
 def _as_image(x: "Tensor", mean: tuple[float, ...], std: tuple[float, ...]) -> "Image.Image":
-    """The image that the model sees, from its input [C, H, W]."""
+    """Return the image that the model sees, from its input [C, H, W]."""
     import torch
     from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
 

@@ -41,7 +41,7 @@ def info(
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """The report as text. Plain lines, not a table, so that addresses stay in one piece."""
+    """Return the report as text. Plain lines, not a table, so that addresses stay in one piece."""
     lines = [
         report["name"],
         _line("parameters", f"{report['parameters']:,}"),

@@ -111,7 +111,7 @@ def _report(file: Path, prefix: str | None, entry: str | None) -> dict[str, Any]
 
 
 def _command(file: Path, options: dict[str, str | None]) -> str:
-    """The command that converts the file, into a folder that is not there yet."""
+    """Return the command that converts the file, into a folder that is not there yet."""
     import itertools
     import shlex
 

@@ -91,7 +91,7 @@ def predict_dense(
 
 
 def _preparation(steps: list[Any]) -> Callable[[Path, NDArray[Any]], dict[str, Any]]:
-    """A function from an image, its file and its pixels, to what the model takes."""
+    """Return a function from an image, its file and its pixels, to what the model takes."""
     loader = steps[0]
     in_colour = type_name(loader.type) == "LoadImageFromFile" and loader.get("color_type", "color") == "color"
     pipeline = Compose(steps[1:] if in_colour else steps)
@@ -109,7 +109,7 @@ def _preparation(steps: list[Any]) -> Callable[[Path, NDArray[Any]], dict[str, A
 
 
 def _visualizer(kind: str, meta: dict[str, Any]) -> Any:
-    """What draws detections or segments: that of mmdet or mmseg, whichever the model comes from."""
+    """Return what draws detections or segments: that of mmdet or mmseg, whichever the model comes from."""
     visualizer: Any
     if kind == "detections":
         from mmdet.visualization import DetLocalVisualizer
@@ -140,14 +140,14 @@ class _Finite:
         self.so_far = self.so_far and all(x.isfinite().all().item() for x in tree_leaves(output) if torch.is_tensor(x))
 
     def holds(self, sample: Any) -> bool:
-        """Whether it is for the sample, the last one."""
+        """Return whether it is for the sample, the last one."""
         logits = sample.seg_logits.data if "seg_logits" in sample else torch.zeros(0)
         holds, self.so_far = self.so_far and bool(logits.isfinite().all()), True
         return holds
 
 
 def text_lines(entry: dict[str, Any]) -> Iterator[str]:
-    """One entry of :func:`predict_dense` for a terminal: detections with score and box, segments with their share."""
+    """Write an entry of :func:`predict_dense` as text: detections with score and box, segments with their share."""
     yield f"{entry['image']} → {entry['picture']}"
     for found in entry.get("detections", ()):
         corners = ", ".join(f"{corner:.0f}" for corner in found["box"])
@@ -157,7 +157,7 @@ def text_lines(entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _picture_names(paths: Iterable[Path], images: Iterable[Path]) -> list[str]:
-    """A PNG per image, named as the image is in its folder, each once."""
+    """Return a PNG per image, named as the image is in its folder, each once."""
     folders = [path for path in paths if path.is_dir()]
     names: dict[str, None] = {}
     for image in images:

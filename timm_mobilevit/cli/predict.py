@@ -152,7 +152,7 @@ def _predict_dense(
 
 
 def _with_progress_bar(predictions: "Iterator[T]", total: int, doing: str = "Classifying") -> "list[T]":
-    """All predictions; while they are made, stderr shows a bar if it is a terminal and there is more than one."""
+    """Collect all predictions; meanwhile stderr shows a bar if it is a terminal and there is more than one."""
     from rich.console import Console
     from rich.progress import track
 

@@ -55,7 +55,7 @@ def _fold_norm(norm: nn.Module, conv: nn.Module) -> nn.GroupNorm:
 
 
 def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether a module is a 1×1 convolution with a bias: a matrix and a sum for each pixel."""
+    """Return whether a module is a 1×1 convolution with a bias: a matrix and a sum for each pixel."""
     return (
         is_unmodified(module, nn.Conv2d)
         and (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0))

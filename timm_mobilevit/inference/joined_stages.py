@@ -51,7 +51,7 @@ class JoinedStages(nn.Module):
 
 
 def all_inverted_residuals(stage: nn.Module) -> bool:
-    """Whether a stage has blocks, and none with a transformer."""
+    """Return whether a stage has blocks, and none with a transformer."""
     blocks = list(stage.children())
     return len(blocks) > 0 and all(isinstance(block, InvertedResidual) for block in blocks)
 
@@ -77,7 +77,7 @@ def _join(before: nn.Module, after: nn.Module) -> None:
 
 
 def _lone_conv(layer: nn.Module) -> nn.Conv2d | None:
-    """The convolution of a layer without a norm after it."""
+    """Return the convolution of a layer without a norm after it."""
     if type(layer) is not ConvNormAct or not is_unmodified(layer.bn, nn.Identity):
         return None
     conv: nn.Module = layer.conv
@@ -85,7 +85,7 @@ def _lone_conv(layer: nn.Module) -> nn.Conv2d | None:
 
 
 def _product(inner: nn.Conv2d, outer: nn.Conv2d) -> nn.Conv2d:
-    """One 1×1 convolution that equals two in sequence."""
+    """Return one 1×1 convolution that equals two in sequence."""
     weight = outer.weight
     wide = torch.float32 if weight.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     conv = nn.Conv2d(inner.in_channels, outer.out_channels, 1, device=weight.device, dtype=weight.dtype)

@@ -137,7 +137,7 @@ def _run_in(dtype: torch.dtype, model: nn.Module) -> None:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the CPU multiplies matrices of bfloat16 by instructions of its own: AVX-512 BF16, AMX, or Arm's."""
+    """Return whether the CPU has instructions for products of bfloat16 matrices: AVX-512 BF16, AMX, or Arm's."""
     if platform.machine() in ("x86_64", "AMD64"):  # oneDNN asks for less, and emulates
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-any-return, no-untyped-call]

@@ -8,7 +8,7 @@ from ._type_names import type_name
 
 
 def evaluated_dataset(cfg: Config) -> Any:
-    """The data set that a config tests on, or else validates on; None if there is none.
+    """Return the data set that a config tests on, or else validates on; None if there is none.
 
     Of wrappers (ConcatDataset, RepeatDataset and others) it is the first one that is wrapped.
 
@@ -27,7 +27,7 @@ def evaluated_dataset(cfg: Config) -> Any:
 
 
 def evaluated_steps(cfg: Config) -> list[Any]:
-    """The steps of the pipeline of that data set, without those that load annotations.
+    """Return the steps of the pipeline of that data set, without those that load annotations.
 
     Raises:
         ValueError: If there is no pipeline.

@@ -1,4 +1,4 @@
-"""Whether OpenMMLab's packages are here, whoever built them, and which part of ``timm_mobilevit.mm`` needs which."""
+"""Which of OpenMMLab's packages are installed, in any build, and which part of ``timm_mobilevit.mm`` needs which."""
 
 import importlib
 from typing import Any, Literal

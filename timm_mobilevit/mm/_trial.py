@@ -52,7 +52,7 @@ def _try(config: Config, mode: str) -> str | None:
 
 
 def _place(model: Any, error: Exception) -> str:
-    """The innermost part of the model in whose code the error was raised."""
+    """Return the innermost part of the model in whose code the error was raised."""
     if model is None:
         return "when it is built"
     names = {id(module): name for name, module in model.named_modules()}

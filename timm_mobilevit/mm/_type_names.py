@@ -4,7 +4,7 @@ from typing import Any
 
 
 def type_name(kind: Any) -> str:
-    """The name of a class that a config names as a string, with a scope or without, or has as a class.
+    """Return the name of a class that a config names as a string, with a scope or without, or has as a class.
 
     Example:
         >>> type_name("mmdet.Resize"), type_name("Resize"), type_name(dict)

@@ -140,7 +140,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
             update_init_info(self, init_info=f"loaded from {self.pretrained}")
 
     def _read_pretrained(self) -> Mapping[str, Tensor]:
-        """The weights in our layout, those of other parts of the network among them."""
+        """Return the weights in our layout, those of other parts of the network among them."""
         pretrained = self.pretrained
         arch, _, tag = self._full_name.partition(".")
         if isinstance(pretrained, str) and not _is_file(pretrained):

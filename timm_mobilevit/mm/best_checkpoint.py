@@ -15,7 +15,7 @@ class BestCheckpointHook(CheckpointHook):  # type: ignore[misc]
     """mmengine's hook, whose ``save_best="auto"`` prefers the metrics that mmdet and mmseg are compared by.
 
     It takes mIoU, mAP, AP, PQ, mDice or mFscore, the first of them that the evaluator gives, and otherwise the
-    evaluator's first metric. Where nobody has said whether more or less of that is better (``rule``), the best
+    evaluator's first metric. Where it is not set whether more or less of that is better (``rule``), the best
     checkpoint is not saved, with a warning; mmengine's own hook ends the training then. The arguments are those of
     ``mmengine.hooks.CheckpointHook``.
     """
@@ -40,7 +40,7 @@ class BestCheckpointHook(CheckpointHook):  # type: ignore[misc]
 
 
 def _summary_first(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The same metrics, the one to go by first."""
+    """Return the same metrics, the one to go by first."""
     for end in _SUMMARIES:
         for name in metrics:
             if name.rpartition("/")[2].rpartition("_")[2] == end:

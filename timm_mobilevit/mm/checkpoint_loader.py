@@ -32,7 +32,7 @@ _PLAIN = (str, bytes, bool, int, float, complex, type(None), torch.dtype)
 
 
 def reading_without_running(loader: _Loader) -> _Loader:
-    """A loader that reads safely what another one refuses.
+    """Return a loader that reads safely what another one refuses.
 
     Args:
         loader: Takes the name of a file and a device, as MMEngine's loaders do.

@@ -182,7 +182,7 @@ def convert_for(
 
 
 def dataset_meta(config: Any) -> dict[str, Any]:
-    """Names and colours of the classes that a config tests on, or else validates on, as checkpoints have them in meta.
+    """Return names and colours of the classes that a config tests or validates on, as checkpoints have them in meta.
 
     Args:
         config: Path of a config, or a ``mmengine.Config``.

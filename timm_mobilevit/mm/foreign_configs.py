@@ -139,7 +139,7 @@ def _stages(strides: list[int]) -> list[int]:
 
 
 def _is_dilated(strides: list[int]) -> bool:
-    """Whether the last stages do not shrink the map any more: strides are repeated."""
+    """Return whether the last stages do not shrink the map any more: strides are repeated."""
     return len(set(strides)) < len(strides) <= len(_STRIDES) and strides == sorted(strides)
 
 
@@ -193,7 +193,7 @@ def _set_strides(model: Any, old: list[int], new: list[int]) -> list[str]:
 
 
 def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Every key below a dictionary: its path, the dictionary that has it, itself."""
+    """Return every key below a dictionary: its path, the dictionary that has it, itself."""
     if isinstance(value, dict):
         for key, item in list(value.items()):
             yield f"{path}{key}", value, key
@@ -217,7 +217,7 @@ def _set_preprocessing(config: Config, channels: int) -> list[str]:
 
 
 def _lost(old: Any, options: dict[str, Any]) -> list[str]:
-    """What the replaced backbone had besides its layers: settings that ours take too, and parts that ours have not."""
+    """Describe what the replaced backbone had besides layers: settings that ours take, and parts that ours lack."""
     settings = {name: old.get(name) for name in ("frozen_stages", "norm_eval", "with_cp")}
     return [
         f"the replaced backbone had {name}={value}; ours has not, unless you pass {name}"
@@ -231,7 +231,7 @@ def _lost(old: Any, options: dict[str, Any]) -> list[str]:
 
 
 def _of_training(config: Config) -> list[str]:
-    """What else was chosen for the replaced backbone."""
+    """Return what else was chosen for the replaced backbone."""
     notes = []
     if config.get("load_from"):
         notes.append(f"load_from={config.load_from!r} has weights of the model as it was: set it to None")

@@ -94,7 +94,7 @@ class GridPool(nn.AdaptiveAvgPool2d):
 
 
 def _cells(size: int, count: Any) -> Tensor:
-    """The share of each of ``size`` pixels in the mean of each of ``count`` cells: [count, size]."""
+    """Return the share of each of ``size`` pixels in the mean of each of ``count`` cells: [count, size]."""
     cell, pixel = torch.arange(count)[:, None], torch.arange(size)
     inside = (pixel >= cell * size // count) & (pixel < ((cell + 1) * size + count - 1) // count)
     return inside / inside.sum(dim=1, keepdim=True)  # type: ignore[no-any-return]

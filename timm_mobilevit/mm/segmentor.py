@@ -72,12 +72,12 @@ class MobileViTEncoderDecoder(EncoderDecoder):  # type: ignore[misc]
 
 
 def _padded(metas: list[dict[str, Any]]) -> bool:
-    """Whether a border must be cut off, which mmseg does in pixels of the input."""
+    """Return whether a border must be cut off, which mmseg does in pixels of the input."""
     return any(any(meta.get("img_padding_size", meta.get("padding_size", ()))) for meta in metas)
 
 
 def _without_foreign_options(head: Any) -> Any:
-    """The config of a head, or of several, whose losses have ``avg_non_ignore`` only if they take it."""
+    """Return the config of a head, or of several, whose losses have ``avg_non_ignore`` only if they take it."""
     if isinstance(head, list | tuple):
         return [_without_foreign_options(part) for part in head]
     losses = head.get("loss_decode")

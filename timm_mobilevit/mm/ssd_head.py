@@ -207,7 +207,7 @@ def _has_area(boxes: Tensor) -> Tensor:
 
 
 def _with_area(gt: InstanceData, meta: dict[str, Any]) -> InstanceData:
-    """The boxes of an image that have an area."""
+    """Return the boxes of an image that have an area."""
     keep = _has_area(get_box_tensor(gt.bboxes))
     if keep.all():
         return gt
@@ -220,7 +220,7 @@ def _with_area(gt: InstanceData, meta: dict[str, Any]) -> InstanceData:
 
 
 def _rank_in_class(labels: Tensor) -> Tensor:
-    """How many earlier entries have the same label."""
+    """Return how many earlier entries have the same label."""
     order = labels.argsort(stable=True)
     counts = labels.bincount()
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)

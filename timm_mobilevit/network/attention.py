@@ -92,7 +92,7 @@ class MultiHeadAttention(nn.Module):
         return self.proj_drop(as_sequences(self.proj(as_matrix(x)), x))  # type: ignore[no-any-return]
 
     def _can_fuse(self) -> bool:
-        """Whether the fused kernel does what ``attn_drop`` between plain operators would; other runtimes have none."""
+        """Return whether the fused kernel does what ``attn_drop`` between plain operators would."""
         if not self.fused_attn or is_exporting():
             return False
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -148,10 +148,18 @@ class SeparableAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over the patches of a map [B, dim, P, N]."""
-        query, key, value = self.qkv_proj(x).split([1, self.dim, self.dim], dim=1)  # [B, 1 or d, P, N]
-        # A sum over the axis -1 alone is lost when pnnx converts it for ncnn, hence 3.
-        context = (key * self.attn_drop(query.softmax(dim=3))).sum(dim=3, keepdim=True)  # [B, d, P, 1]
-        return self.proj_drop(self.out_proj(F.relu(value) * context))  # type: ignore[no-any-return]
+        qkv = self.qkv_proj(x)  # [B, 1 + 2d, P, N]
+        if is_exporting() or is_transformed():
+            query, key, value = qkv.split([1, self.dim, self.dim], dim=1)  # [B, 1 or d, P, N]
+            # A sum over the axis -1 alone is lost when pnnx converts it for ncnn, hence 3.
+            context = (key * self.attn_drop(query.softmax(dim=3))).sum(dim=3, keepdim=True)  # [B, d, P, 1]
+            x = F.relu(value) * context
+        else:  # in the order of memory: the backward pass joins the gradients of the three as they lie
+            query, key, value = qkv.permute(0, 2, 3, 1).split([1, self.dim, self.dim], dim=3)  # [B, P, N, 1 or d]
+            scores = self.attn_drop(query.permute(0, 3, 1, 2).softmax(dim=3))  # [B, 1, P, N]
+            context = (key * scores.permute(0, 2, 3, 1)).sum(dim=2, keepdim=True)  # [B, P, 1, d]
+            x = (F.relu(value) * context).permute(0, 3, 1, 2)
+        return self.proj_drop(self.out_proj(x))  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):

@@ -271,7 +271,7 @@ class MobileViT(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
+        """Return the last linear layer."""
         return self.head.fc  # type: ignore[no-any-return]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -311,7 +311,7 @@ def _checkpointed(stages: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def _per_stage(patch_size: int | Sequence[int]) -> tuple[int, int, int]:
-    """One patch size for each of stages 3, 4 and 5."""
+    """Return one patch size for each of stages 3, 4 and 5."""
     sizes = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size,) * _MOBILEVIT_STAGES
     if len(sizes) != _MOBILEVIT_STAGES or any(type(size) is not int or size < 1 for size in sizes):  # True is an int
         raise ValueError(

@@ -23,7 +23,7 @@ _FORWARD = {kind: kind.forward for kind in _TYPES}
 
 
 def is_exporting() -> bool:
-    """Whether ``torch.export`` traces the model, for ONNX and other runtimes, where each operator costs time."""
+    """Return whether ``torch.export`` traces the model, for ONNX and other runtimes, where each operator costs time."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return False
     else:  # TorchScript compiles only the branch it takes
@@ -32,7 +32,7 @@ def is_exporting() -> bool:
 
 
 def is_exporting_onnx() -> bool:
-    """Whether the graph will be an ONNX file."""
+    """Return whether the graph will be an ONNX file."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return False
     else:
@@ -40,12 +40,12 @@ def is_exporting_onnx() -> bool:
 
 
 def is_traced() -> bool:
-    """Whether a compiler or an exporter traces the model."""
+    """Return whether a compiler or an exporter traces the model."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` or forward-mode differentiation is active.
+    """Return whether a transform of ``torch.func`` or forward-mode differentiation is active.
 
     Example:
         >>> torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2)), is_transformed()
@@ -58,12 +58,12 @@ def is_transformed() -> bool:
 
 
 def has_global_hooks() -> bool:
-    """Whether hooks are registered that PyTorch calls for every module."""
+    """Return whether hooks are registered that PyTorch calls for every module."""
     return bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def is_unmodified(module: nn.Module, kind: type[Module]) -> TypeGuard[Module]:
-    """Whether a module is of a type of PyTorch's and runs the ``forward`` of that type, and nothing else.
+    """Return whether a module is of a type of PyTorch's and runs the ``forward`` of that type, and nothing else.
 
     Users and libraries replace modules, subclass them, give one of them another ``forward`` (as accelerate's offload
     does), hang hooks on it, or compile it.
@@ -84,7 +84,7 @@ def is_unmodified(module: nn.Module, kind: type[Module]) -> TypeGuard[Module]:
 
 
 def is_patched(module: nn.Module) -> bool:
-    """Whether calling a module runs something that was added to it: hooks, another ``forward``, a compiled one."""
+    """Return whether a call runs something that was added to a module: hooks, another ``forward``, a compiled one."""
     return bool(
         "forward" in module.__dict__
         or module._forward_hooks

@@ -97,7 +97,7 @@ class _BatchNormSiLU(torch.autograd.Function):
 
 
 def _pays_in_place(x: Tensor, weight: Tensor) -> bool:
-    """Whether allocating a new map costs more than working in pieces that stay in the cache.
+    """Return whether allocating a new map costs more than working in pieces that stay in the cache.
 
     It does on a CPU, where the system reclaims the maps of a whole batch each time and clears their pages again. The
     rows of an image must be contiguous. Under autocast maps are half as large, and only PyTorch's own kernel mixes data

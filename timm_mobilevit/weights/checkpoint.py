@@ -1,4 +1,4 @@
-"""Reading checkpoint files that nobody vouches for."""
+"""Reading untrusted checkpoint files."""
 
 import copy
 import math
@@ -64,7 +64,7 @@ _TRAINERS = (
         raw="model_state_dict",
     ),
 )
-# Where anybody else keeps weights. Which of two is meant, nobody but the user can say.
+# Where other trainers keep weights. Of two entries, only the user can say which is meant.
 _CONTAINERS = (
     "state_dict", "model_state_dict", "model", "network", "net", "params", "weights", "student", "teacher",
     "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema",
@@ -96,7 +96,7 @@ class Entry:
 
     Attributes:
         name: Its name, with a dot for each level; empty if the file is the state dict.
-        averaged: Whether its weights are an average over the training; None where nobody knows.
+        averaged: Whether its weights are an average over the training; None where that is not known.
         updates: How often the average was updated, where the file counts that.
         batches: Training batches that the batch norms have counted, where ``updates`` does not tell; those of the
             pretraining may be among them.
@@ -116,7 +116,7 @@ class Checkpoint:
         state_dict: The flat state dict, on the CPU, without the prefixes of wrappers such as DistributedDataParallel.
         entry: The entry that it was taken from, with a dot for each level; empty if the file is the state dict.
         trainer: Who wrote the file, as far as its entries tell; empty if they do not.
-        averaged: Whether the trainer keeps averaged weights, and these are they; None where nobody knows.
+        averaged: Whether the trainer keeps averaged weights, and these are they; None where that is not known.
         entries: The entries that weights can be taken from, this one first.
         facts: What the file says about the training: ``epoch``, ``step``, ``metric``, and the ``decay`` of an average.
     """
@@ -152,7 +152,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Ten
             itself evaluates: the averaged ones, if there are any. What else such a file holds (arguments, logs, states
             of optimizers) may be objects of any library; nothing of them is run, imported or kept.
         entry: The entry to take, such as ``"model_ema"`` or ``"callbacks.EMA.weights"``, where several hold weights and
-            nobody knows the trainer. An empty string says that the file is the state dict.
+            the trainer is not known. An empty string says that the file is the state dict.
 
     Returns:
         The flat state dict on the CPU, without the prefixes of wrappers such as DistributedDataParallel.
@@ -182,7 +182,7 @@ def open_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     size = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     if size > path.stat().st_size:  # tensors of safetensors and torch.save never overlap in part
         raise ValueError(f"{path} is damaged: its tensors claim {size} bytes, more than the file has")
-    # Readers map the file: later, somebody may change it under our feet. Tensors that share memory go on doing so.
+    # Readers map the file: another process may change it later. Tensors that share memory go on doing so.
     return replace(checkpoint, state_dict=copy.deepcopy(checkpoint.state_dict))
 
 
@@ -236,7 +236,7 @@ def _is_filled(value: Any) -> bool:
 
 
 def _entries(content: Mapping[Any, Any], trainer: _Trainer | None, taken: str) -> tuple[Entry, ...]:
-    """The entries that weights can be taken from, first the one that is."""
+    """Return the entries that weights can be taken from, first the one that is."""
     both = trainer is not None and _at(content, trainer.average) is not None
     names = [taken]
     if trainer and both:
@@ -260,19 +260,19 @@ def _entries(content: Mapping[Any, Any], trainer: _Trainer | None, taken: str) -
 
 
 def _facts(content: Mapping[Any, Any], averaged: bool | None) -> dict[str, float]:
-    """What is known about the training; only numbers, whatever else the file may hold in their places."""
+    """Return what is known about the training; only numbers, whatever else the file may hold in their places."""
     facts = {name: _number(content, places) for name, places in _FACTS.items() if name != "decay" or averaged}
     return {name: value for name, value in facts.items() if value is not None}
 
 
 def _number(content: Any, places: Iterable[str]) -> float | None:
-    """The first finite number at one of some places."""
+    """Return the first finite number at one of some places."""
     numbers = (_plain(_at(content, place)) for place in places)
     return next((number for number in numbers if number is not None), None)
 
 
 def _plain(value: Any) -> float | None:
-    """A finite number, or a tensor of one; None for anything else."""
+    """Return a finite number, or a tensor of one; None for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1 and value.dtype in (*_FLOATS, torch.int32, torch.int64):
         value = value.item()
     known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
@@ -296,7 +296,7 @@ def _object(inert: Inert) -> str:
 
 
 def _at(content: Any, entry: str) -> Any:
-    """What is at an entry; a dot leads into one, and into the attributes of an object. None if there is nothing."""
+    """Return what is at an entry, or None; a dot leads into one, and into the attributes of an object."""
     for key in entry.split(".") if entry else ():
         content = content.state if isinstance(content, Inert) else content
         content = content.get(key) if isinstance(content, Mapping) else None
@@ -304,7 +304,7 @@ def _at(content: Any, entry: str) -> Any:
 
 
 def _checked(content: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
-    """The state dict without the prefixes of wrappers, if a model could use it."""
+    """Return the state dict without the prefixes of wrappers, if a model could use it."""
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
     first = next((key for key in strangers if isinstance(content[key], Inert)), "")
     if strangers or not content:
@@ -345,7 +345,7 @@ def _read(path: Path) -> Any:
 
 
 def _fault(key: str, tensor: Tensor) -> str:
-    """What is wrong with a tensor; empty if nothing is."""
+    """Return what is wrong with a tensor; empty if nothing is."""
     if len(key) > _MAX_NAME or not key.isprintable():
         return "cannot be the name of a parameter"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
@@ -366,7 +366,7 @@ def _fault(key: str, tensor: Tensor) -> str:
 
 
 def _some(texts: Iterable[str], most: int = 6) -> str:
-    """The first few, cut to a readable length and free of control characters: a file may hold any name."""
+    """Return the first few, cut to a readable length and free of control characters: a file may hold any name."""
     texts = list(texts)
     more = len(texts) - most
     return ", ".join(ascii(_short(text))[1:-1] for text in texts[:most]) + (f" and {more} more" if more > 0 else "")

@@ -129,7 +129,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 
 def _pretrained_cfg(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is known of the weights; older files have it at the top."""
+    """Return what is known of the weights; older files have it at the top."""
     cfg: Mapping[str, Any] = config.get("pretrained_cfg", config)
     return cfg
 

@@ -369,7 +369,7 @@ def _take(archive: Path, folder: str, target: Path, *, has_holes: bool = False) 
 
 
 def _is_checkpoint(info: ZipInfo, folder: str) -> bool:
-    """Whether a member is the EMA-best checkpoint in a folder, and its path does not lead out of the archive."""
+    """Return whether a member is the EMA-best checkpoint in a folder, and its path does not lead out of the archive."""
     parts = _path(info).split("/")
     is_inside = parts[0] != "" and ".." not in parts and ":" not in info.filename
     return parts[-2:] == [folder, CHECKPOINT] and is_inside and not stat.S_ISLNK(info.external_attr >> 16)

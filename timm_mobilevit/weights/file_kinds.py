@@ -89,7 +89,7 @@ def check_kind(path: Path) -> None:
 
 
 def _format(start: bytes, size: int) -> str:
-    """The format of a checkpoint that begins so; empty if it is none."""
+    """Return the format of a checkpoint that begins so; empty if it is none."""
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
         return "safetensors"
     # A zip archive, and what files of torch.save from before PyTorch 1.6 begin with: its magic number as a pickle.
@@ -97,7 +97,7 @@ def _format(start: bytes, size: int) -> str:
 
 
 def _json_kind(path: Path) -> str:
-    """What a JSON file is, and what to do."""
+    """Return what a JSON file is, and what to do."""
     with path.open("rb") as file:
         text = file.read(_LONGEST)
     try:
@@ -113,7 +113,7 @@ def _json_kind(path: Path) -> str:
 
 
 def _inside(path: Path) -> str:
-    """Which files of a folder may be meant."""
+    """Return which files of a folder may be meant."""
     try:
         names = sorted(p.name for p in path.iterdir() if p.name.endswith(_ENDINGS))
     except OSError:

@@ -62,7 +62,7 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or no checkpoint of this architecture.
-        WeightsNotAvailableError: If weights that only this package can download are not to be had.
+        WeightsNotAvailableError: If weights that only this package can download cannot be downloaded.
     """
     overlay = dict(kwargs.get("pretrained_cfg_overlay") or {})
     choice = {name: overlay.pop(name) for name in ("prefix", "entry") if name in overlay}

@@ -68,7 +68,7 @@ class Weights:
     reproduced: bool = False
 
     def to_cfg(self) -> dict[str, Any]:
-        """The row in timm's terms, as ``timm.models.generate_default_cfgs`` takes it."""
+        """Return the row in timm's terms, as ``timm.models.generate_default_cfgs`` takes it."""
         paper_id, paper_name = _PAPERS[self.paper]
         return {
             "hf_hub_id": self.hf_hub_id,

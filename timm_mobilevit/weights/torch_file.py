@@ -5,7 +5,7 @@ by module and name, and calls them. Here a name gives one of the few entries of 
 dictionaries and tensors; any other becomes a class of inert objects, which take any call and do nothing. Nothing is
 imported, and no function of the file's choosing is called. So files of trainings can be read whose logs and arguments
 hold objects of any library, installed or not. Names in Python's standard library that are no plain data, such as
-``os.system``, are refused nevertheless: whoever names them does not mean to save weights.
+``os.system``, are refused nevertheless: a file that names them was not made to save weights.
 
 ``torch.load`` is not used, in no version: ``weights_only=True`` refuses those files, and before PyTorch 2.10 a crafted
 file could corrupt memory through it (CVE-2026-24747). Its faults do not reach here: the interpreter of the pickle is
@@ -197,7 +197,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for: an entry of the table, or a class of inert objects."""
+        """Return what a name stands for: an entry of the table, or a class of inert objects."""
         known = _TABLE.get((module, name))
         if known is not None:
             return known
@@ -222,7 +222,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         return _Storage(self.storage(key, numel * dtype.itemsize), dtype)
 
     def _top(self, kind: type) -> Any:
-        """The last object, to be filled; only lists, dictionaries and sets are, and inert objects keep no items."""
+        """Return the last object, to be filled: a list, dictionary or set; inert objects keep no items."""
         top = self.stack[-1]
         if not isinstance(top, (kind, Inert)):
             raise ValueError(f"it puts items into a {type(top).__name__}")
@@ -286,7 +286,7 @@ def _bytes_of(buffer: bytearray | mmap.mmap, size: int, start: int = 0) -> Untyp
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
 ) -> Any:
-    """A view of a storage, without gradients; metadata would say that it is a conjugate or negative one."""
+    """Return a view of a storage, without gradients; metadata would say that it is a conjugate or negative one."""
     if not isinstance(storage, _Storage) or metadata:
         return Inert()
     numbers = (offset, *size, *stride)
@@ -299,7 +299,7 @@ def _tensor(
 
 
 def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
-    """A view of bytes, for data types that have no storage of their own."""
+    """Return a view of bytes, for data types that have no storage of their own."""
     if not isinstance(storage, _Storage) or not isinstance(dtype, torch.dtype):
         return Inert()
     return _tensor(_Storage(storage.data, dtype), offset, size, stride)
