@@ -77,7 +77,7 @@ def _version(package: str) -> str:
 
 
 def file_name(bench: str, device: str, dtypes: Sequence[str]) -> str:
-    """Return the name of the file for a measurement of today: ``BENCH_DEVICE_DTYPE_torchVERSION_timmVERSION_DATE.csv``."""
+    """Name the file for a measurement of today: ``BENCH_DEVICE_DTYPE_torchVERSION_timmVERSION_DATE.csv``."""
     slug = "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
     torch_version = torch.__version__.partition("+")[0]
     return "_".join(
