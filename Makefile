@@ -13,7 +13,7 @@ PASSIVE := OMP_WAIT_POLICY=PASSIVE
 # The core suite: what needs no extra.
 CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/test_mm*' \
     --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py \
-    --ignore=timm_mobilevit/export/runtimes.py
+    --ignore=timm_mobilevit/export/runtimes.py --ignore=timm_mobilevit/export/files.py
 
 # The suite of detection and segmentation.
 MM := -m "not long" tests/mm tests/export/test_mm*.py tests/cli/test_mm.py tests/cli/test_predict_mm.py timm_mobilevit/mm
@@ -93,7 +93,7 @@ test-newest:  ## run the core tests with the newest torch
 test-export:  ## write every format, run the files in their runtimes and compare; the newest torch that ExecuTorch goes with
 	$(PYTHON) -m venv .venv-export
 	.venv-export/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1 \
-	    -e '.[test-core,onnx,coreml,executorch,openvino,litert,ncnn]' 'timmx[onnx]'
+	    -e '.[test-core,onnx,coreml,executorch,openvino,litert,ncnn]' timmx
 	$(PASSIVE) OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/export tests/docs/test_phone.py -m "not long" \
 	    --ignore-glob='*/test_mm*'
 

@@ -13,7 +13,7 @@ import typer
 
 from timm_mobilevit.evaluate import evaluate
 from timm_mobilevit.export import ExportedModel
-from timm_mobilevit.formats import FORMATS
+from timm_mobilevit.export.formats import FORMATS
 
 from . import digits
 from ._device import prepare
@@ -30,7 +30,7 @@ def measure(name: str, model_folder: Path, data: Path, to: str) -> list[dict[str
         name: What the network is called.
         model_folder: What ``benchmarks.digits`` wrote.
         data: Image folder with ``train``, which the calibration images are from, and ``val``.
-        to: A key of ``timm_mobilevit.formats.FORMATS``.
+        to: A key of ``timm_mobilevit.export.formats.FORMATS``.
     """
     network = timm.create_model(f"local-dir:{model_folder}", pretrained=True).eval()
     (expected,) = evaluate(network, data, workers=0)

@@ -68,23 +68,17 @@ def _onnx_int8(model: nn.Module, size: int, folder: Path) -> None:
 
 
 def _coreml(model: nn.Module, size: int, folder: Path) -> str:
-    from timm_mobilevit.export.coreml import export_coreml
+    from timm_mobilevit.export import export_model
 
-    export_coreml(model, folder / "model.mlpackage", input_size=(3, size, size))
+    export_model(model, folder / "model.mlpackage", input_size=(3, size, size))
     return "not verified"
 
 
-def _executorch(model: nn.Module, size: int, folder: Path) -> None:
-    from timm_mobilevit.export.executorch import export_executorch
+def _file(model: nn.Module, size: int, folder: Path, *, to: str) -> None:
+    from timm_mobilevit.export import export_model
+    from timm_mobilevit.export.formats import FORMATS as EXPORTED
 
-    export_executorch(model, folder / "model.pte", input_size=(3, size, size))  # it compares by itself
-
-
-def _with_timmx(model: nn.Module, size: int, folder: Path, *, to: str) -> None:
-    from timm_mobilevit.export.with_timmx import export_with_timmx
-    from timm_mobilevit.formats import FORMATS as EXPORTED
-
-    export_with_timmx(model, folder / f"model{EXPORTED[to].ending}", to, input_size=(3, size, size))
+    export_model(model, folder / f"model{EXPORTED[to].ending}", to, input_size=(3, size, size))  # it compares by itself
 
 
 # Name: heading, how to do it, the packages that matter.
@@ -100,10 +94,10 @@ FORMATS: dict[str, tuple[str, Callable[[nn.Module, int, Path], Any], tuple[str, 
     "onnx-17": ("ONNX, opset 17", partial(_onnx, opset=17), ("torch", "onnx", "onnxruntime")),
     "onnx-fp16": ("ONNX fp16", partial(_onnx, half=True), ("torch", "onnx", "onnxruntime")),
     "onnx-int8": ("ONNX int8", _onnx_int8, ("torch", "onnx", "onnxruntime")),
-    "openvino": ("OpenVINO", partial(_with_timmx, to="openvino"), ("torch", "timmx", "openvino")),
-    "litert": ("LiteRT", partial(_with_timmx, to="litert"), ("torch", "timmx", "litert-torch")),
-    "ncnn": ("ncnn", partial(_with_timmx, to="ncnn"), ("torch", "timmx", "ncnn")),
-    "executorch": ("ExecuTorch", _executorch, ("torch", "executorch")),
+    "openvino": ("OpenVINO", partial(_file, to="openvino"), ("torch", "openvino")),
+    "litert": ("LiteRT", partial(_file, to="litert"), ("torch", "litert-torch")),
+    "ncnn": ("ncnn", partial(_file, to="ncnn"), ("torch", "pnnx", "ncnn")),
+    "executorch": ("ExecuTorch", partial(_file, to="executorch"), ("torch", "executorch")),
     "coreml": ("Core ML", _coreml, ("torch", "coremltools")),
 }
 

@@ -121,10 +121,10 @@ def _export(
     for source, runtime in wanted:
         try:
             if runtime == "executorch":
-                from timm_mobilevit.export import export_executorch
+                from timm_mobilevit.export import export_model
 
                 files[source, runtime] = folder / "ours.pte"
-                export_executorch(ours, files[source, runtime], input_size=(3, size, size))
+                export_model(ours, files[source, runtime], input_size=(3, size, size))
             elif runtime not in _IN_TORCH:
                 file = folder / f"{source}.onnx"
                 if not file.exists() and source == OURS:

@@ -18,7 +18,7 @@ from benchmarks.complexity import count
 from benchmarks.targets import INT8, TARGETS, Target
 from benchmarks.throughput import PRESETS, bench_name
 from timm_mobilevit._files import replacing
-from timm_mobilevit.formats import FORMATS
+from timm_mobilevit.export.formats import FORMATS
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS, Weights
 

@@ -22,13 +22,12 @@ from mmengine.structures import InstanceData, PixelData
 from numpy.typing import NDArray
 from torch import Tensor
 
+from timm_mobilevit.export import export_model
 from timm_mobilevit.export._facts import read_facts
-from timm_mobilevit.export.executorch import export_executorch
-from timm_mobilevit.export.final_outputs import add_suppression, detections
 from timm_mobilevit.export.mm import ExportableDetector, load_exportable
-from timm_mobilevit.export.onnx import export_onnx
-from timm_mobilevit.export.quantize import quantize_onnx
-from timm_mobilevit.export.runtimes import open_file, open_openvino
+from timm_mobilevit.export.openvino import open_openvino
+from timm_mobilevit.export.runtimes import open_file
+from timm_mobilevit.export.tails import Suppression
 from timm_mobilevit.mm.loading import load_model
 
 from ._device import prepare
@@ -49,18 +48,13 @@ def write_file(network: Any, runtime: str, precision: str, images: Path, folder:
         images: Folder of images to calibrate eight bits on.
         folder: Where to write.
     """
-    if runtime == "executorch":
-        file = folder / "model.pte"
-        calibration = images if precision == "int8" else None
-        export_executorch(network, file, input_size=network.input_size, calibration=calibration)
-        return file
-    file = folder / "model.onnx"
-    options = {"dynamic_batch": False, "dynamic_size": False, "half": precision == "fp16"}
-    export_onnx(network, file, input_size=network.input_size, **options)
-    if precision == "int8":
-        quantize_onnx(file, file, images)
-    if isinstance(network, ExportableDetector):
-        add_suppression(file, file)
+    executorch = runtime == "executorch"
+    file = folder / ("model.pte" if executorch else "model.onnx")
+    options: dict[str, Any] = {"calibration": images if precision == "int8" else None}
+    if not executorch:
+        options |= {"dynamic_batch": False, "dynamic_size": False, "half": precision == "fp16"}
+        options["suppress"] = isinstance(network, ExportableDetector)
+    export_model(network, file, input_size=network.input_size, **options)
     return file
 
 
@@ -72,8 +66,7 @@ def open_in(runtime: str, file: Path) -> Callable[[NDArray[np.float32]], list[Te
     def run(image: NDArray[np.float32]) -> list[Tensor]:
         outputs = [torch.from_numpy(output) for output in opened(image)]
         if len(outputs) == 2:  # of all anchors
-            boxes, scores = outputs
-            return list(detections(boxes[0], scores[0], image.shape[2:], facts))
+            return list(Suppression(facts)(*outputs, torch.from_numpy(image)))
         return outputs
 
     return run

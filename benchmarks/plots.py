@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from timm_mobilevit._files import replacing
-from timm_mobilevit.formats import FORMATS as EXPORTED
+from timm_mobilevit.export.formats import FORMATS as EXPORTED
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS
 

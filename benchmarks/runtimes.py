@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import timm
@@ -21,9 +21,9 @@ from PIL import Image
 from timm.models import save_for_hf
 from torch import nn
 
-from timm_mobilevit.export import export_executorch, export_onnx, export_with_timmx, quantize_onnx
+from timm_mobilevit.export import export_model
+from timm_mobilevit.export.formats import FORMATS, format_of
 from timm_mobilevit.export.runtimes import open_file
-from timm_mobilevit.formats import FORMATS, format_of
 
 from ._apart import interleave_apart, processes
 from ._device import prepare
@@ -34,7 +34,7 @@ from ._timing import spread
 
 NETWORKS = ("mobilevitv1_s", "mobilevitv2_1_0", "mobilevitv3_1_0")
 PRECISIONS = ("fp32", "fp16", "int8")
-RUN_HERE = tuple(name for name, form in FORMATS.items() if not form.unverified)
+RUN_HERE = tuple(name for name, form in FORMATS.items() if form.open)
 
 
 class NotOfferedError(Exception):
@@ -60,7 +60,7 @@ def write_network(
 
     Args:
         network: A classifier of this package.
-        to: A key of ``timm_mobilevit.formats.FORMATS``.
+        to: A key of ``timm_mobilevit.export.formats.FORMATS``.
         precision: One of ``PRECISIONS``.
         path: What to write.
         input_size: Channels, height and width.
@@ -69,20 +69,20 @@ def write_network(
     Raises:
         NotOfferedError: If the format has no such precision.
     """
-    option = {"fp16": "--half", "int8": "--int8"}.get(precision)
-    if option and option not in FORMATS[to].takes:
+    options: dict[str, Any] = {"fp32": {}, "fp16": {"half": True}, "int8": {"calibration": calibration}}[precision]
+    if not options.keys() <= FORMATS[to].takes.keys():
         raise NotOfferedError
-    images = calibration if precision == "int8" else None
-    half = {"half": True} if precision == "fp16" else {}
-    if FORMATS[to].timmx is not None:
-        export_with_timmx(network, path, to, input_size=input_size, calibration=images, **half)
-    elif to == "executorch":
-        export_executorch(network, path, input_size=input_size, calibration=images)
-    else:
-        written = path.with_name(f"float-{path.name}") if images else path
-        export_onnx(network, written, input_size=input_size, dynamic_batch=False, dynamic_size=False, **half)
-        if images:
-            quantize_onnx(written, path, images)
+    static = {key: False for key in ("dynamic_batch", "dynamic_size") if key in FORMATS[to].takes}
+    export_model(network, path, to, input_size=input_size, **static, **options)
+
+
+_TIMMX: dict[str, dict[str, Any]] = {  # in float32
+    "onnx": {},
+    "openvino": {"fp16": False},
+    "litert": {"mode": "fp32"},
+    "ncnn": {"fp16": False},
+    "executorch": {},
+}
 
 
 def write_timm(name: str, to: str, precision: str, path: Path, size: int) -> None:
@@ -98,7 +98,7 @@ def write_timm(name: str, to: str, precision: str, path: Path, size: int) -> Non
     import timmx
     from timmx.errors import TimmxError
 
-    options = {key: value for key, value in (FORMATS[to].timmx or {}).items() if key != "verify"}
+    options = _TIMMX[to]
     with tempfile.TemporaryDirectory() as folder:
         save_for_hf(network, folder, safe_serialization=True)
         new = Path(folder, path.name)
@@ -188,7 +188,7 @@ def measure(
     Args:
         name: One of our models.
         folder: Where to write the files, and where they are taken from if they are there already.
-        formats: Keys of ``timm_mobilevit.formats.FORMATS``.
+        formats: Keys of ``timm_mobilevit.export.formats.FORMATS``.
         precisions: Some of ``PRECISIONS``.
         size: Side of the square image, in pixels.
         threads: Numbers of threads, one after the other.

@@ -33,7 +33,7 @@ from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
 from timm_mobilevit.convert import export_state_dict
-from timm_mobilevit.formats import FORMATS
+from timm_mobilevit.export.formats import FORMATS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -42,7 +42,7 @@ IDS = [path.name for path in DOCUMENTS]
 COMMANDS = ("bash", "python")
 OTHER_LANGUAGES = ("cpp", "json", "kotlin", "swift", "text", "yaml")
 NEEDS = ("network", "GPU", "ImageNet", "COCO", "ADE20K", "VOC", "timm's scripts", "the tool")
-EXTRAS = {name: (*form.writers, *filter(None, [form.runtime])) for name, form in FORMATS.items()}
+EXTRAS = {name: (*form.packages, *filter(None, [form.runtime])) for name, form in FORMATS.items()}
 EXTRAS["mm"] = ("mmcv", "mmdet", "mmseg")
 MARK = re.compile(r"<!-- (needs|extra|takes): ([^>]+?)(?:, run by (\S+))? -->")
 CREATE_MODEL = timm.create_model

@@ -71,17 +71,17 @@ def commands(images, out):
         "predict": ("predict", images),
         "evaluate": ("evaluate", images, "--workers", 0),
         "attention": ("attention", images / "cat" / "0.png", "--out", out / "maps"),
-        "export": ("export", "--static", "--out", out / "model.onnx"),
+        "export": ("export", "onnx", "--static", "--out", out / "model.onnx"),
     }
 
 
 def call(command, images, out, checkpoint, *options):
     arguments = [*commands(images, out)[command], *options]
     if checkpoint.is_dir() and command == "export":
-        return run(arguments[0], checkpoint, *arguments[1:])
+        return run(*arguments[:2], checkpoint, *arguments[2:])
     if not checkpoint.is_dir():
         arguments += ["--img-size", SIZE]
-        arguments[1:1] = [ARCH] if command == "export" else ["--model", ARCH]
+        arguments += [ARCH] if command == "export" else ["--model", ARCH]
     return run(*arguments, "--checkpoint", checkpoint)
 
 
@@ -176,7 +176,7 @@ def test_entries_belong_to_files(images, converted, trained):
     for arguments, code in (
         (("predict", images, "--checkpoint", converted, "--entry", "state_dict"), 1),
         (("evaluate", images, "--model", ARCH, "--entry", "state_dict"), 1),
-        (("export", ARCH, "--entry", "state_dict", "--out", "x.onnx"), 2),
+        (("export", "onnx", ARCH, "--entry", "state_dict", "--out", "x.onnx"), 2),
         (("predict", images, "--model", ARCH, "--checkpoint", trained[0], "--entry", "model_ema"), 1),
     ):
         result = run(*arguments)
@@ -289,7 +289,7 @@ def test_random_weights_of_an_export(tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)
         file = tmp_path / f"{seed}.onnx"
-        result = run("export", ARCH, "--random-weights", "--static", "--img-size", SIZE, "--out", file)
+        result = run("export", "onnx", ARCH, "--random-weights", "--static", "--img-size", SIZE, "--out", file)
         assert result.exit_code == 0, result.output
         written.append({tensor.name: tensor.raw_data for tensor in onnx.load(file).graph.initializer})
     assert written[0] == written[1]

@@ -55,7 +55,7 @@ def test_every_parameter_comes_from_the_file(network, image, tmp_path):
         for absent in (keys[0], keys[-1]):
             torch.save({key: value for key, value in weights.items() if key != absent}, tmp_path / "part.pth")
             options = ("--config", config, "--checkpoint", tmp_path / "part.pth", "--out")
-            for done in (run("predict", image, *options, tmp_path / "out"), run("export", *options, "x.onnx")):
+            for done in (run("predict", image, *options, tmp_path / "out"), run("export", "onnx", *options, "x.onnx")):
                 assert (done.exit_code, done.stdout) == (1, "")
                 assert absent in done.stderr
                 assert "part.pth" in done.stderr

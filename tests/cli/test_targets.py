@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import timm_mobilevit.cli as cli
 from timm_mobilevit._files import claimed
 from timm_mobilevit.cli import app
-from timm_mobilevit.formats import FORMATS
+from timm_mobilevit.export.formats import FORMATS
 
 ARCH = "mobilevitv3_xxs"
 
@@ -56,7 +56,7 @@ def commands(files):
     yield "folder", ("predict", images, *dense), "out"
     for name, form in FORMATS.items():
         kind = "folder as a whole" if form.is_folder else "file"
-        yield kind, ("export", ARCH, "--checkpoint", files / "missing.pth", "--format", name), f"out{form.ending}"
+        yield kind, ("export", name, ARCH, "--checkpoint", files / "missing.pth"), f"out{form.ending}"
 
 
 COMMANDS = list(commands(Path("FILES")))
@@ -78,7 +78,7 @@ def test_every_command_that_writes_is_here():
         if any("--out" in parameter.opts for parameter in group.params):
             yield above
 
-    tested = {" ".join(args[: 2 if args[0] == "recipe" else 1]) for _, args, _ in COMMANDS}
+    tested = {" ".join(args[: 2 if args[0] in ("recipe", "export") else 1]) for _, args, _ in COMMANDS}
     assert {" ".join(above) for above in with_out(typer.main.get_command(app))} == tested
 
 
@@ -169,11 +169,11 @@ def test_names_of_pictures_are_checked_before_the_weights_are_read(files, tmp_pa
 @pytest.mark.parametrize(
     ("args", "name", "message"),
     [
-        *((("export", ARCH, "--format", to), "model.txt", f"ends in {form.ending}") for to, form in FORMATS.items()),
-        (("export", ARCH), "model", "expected a name that ends in .onnx for ONNX"),
-        (("export", ARCH), ".onnx", "expected a name that ends in .onnx for ONNX"),
-        (("export", ARCH), "model.onnx.txt", "expected a name that ends in .onnx for ONNX"),
-        (("export", ARCH), "model.tflite", "expected a name that ends in .onnx for ONNX"),
+        *((("export", to, ARCH), "model.txt", f"ends in {form.ending}") for to, form in FORMATS.items()),
+        (("export", "onnx", ARCH), "model", "expected a name that ends in .onnx for ONNX"),
+        (("export", "onnx", ARCH), ".onnx", "expected a name that ends in .onnx for ONNX"),
+        (("export", "onnx", ARCH), "model.onnx.txt", "expected a name that ends in .onnx for ONNX"),
+        (("export", "onnx", ARCH), "model.tflite", "expected a name that ends in .onnx for ONNX"),
         (("convert", "model.pth", "--config", "ssdlite_mobilevitv3-xxs"), "model.onnx", "is the .pth file to write"),
         (("convert", "model.pth", "--arch", ARCH), "model.safetensors", "model.safetensors is the name of a file"),
         (("convert", "model.pth", "--arch", ARCH), "model.pth.tar", "model.pth.tar is the name of a file"),
@@ -202,7 +202,7 @@ def test_what_another_process_has_written_since_the_check_is_not_overwritten(tmp
 @pytest.mark.parametrize("name", ["out.bin", "out.xml.json"])
 def test_files_that_belong_to_an_exported_one_are_not_overwritten_unasked(name, tmp_path):
     (tmp_path / name).write_text("mine")
-    refused(("export", ARCH, "--format", "openvino"), tmp_path / "out.xml", f"{name} exists; choose another name")
+    refused(("export", "openvino", ARCH), tmp_path / "out.xml", f"{name} exists; choose another name")
     assert (tmp_path / name).read_text() == "mine"
 
 

@@ -15,7 +15,7 @@ import torch
 from markdown_it import MarkdownIt
 
 from benchmarks.digits_data import write_digits
-from timm_mobilevit.formats import require
+from timm_mobilevit.export.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = Path("output/train/digits/model_best.pth.tar")
@@ -33,7 +33,7 @@ def run(command, folder):
 def test_five_commands(tmp_path):
     for name in ("litert", "coreml"):
         try:
-            require(name)
+            FORMATS[name].require()
         except ImportError as error:
             pytest.skip(str(error))
     write_digits(tmp_path / "images")

@@ -1,7 +1,6 @@
 """Core ML packages: their interface, operators and ranks. Values are not compared: only Apple's systems run them."""
 
 import json
-import sys
 
 import pytest
 import timm
@@ -10,7 +9,7 @@ from random_weights import randomise
 from torch import nn
 
 import timm_mobilevit
-from timm_mobilevit.export.coreml import export_coreml
+from timm_mobilevit.export import export_model
 from timm_mobilevit.network.layers import ConvNormAct
 from timm_mobilevit.variants import VARIANTS
 
@@ -40,7 +39,7 @@ def write(ct, tmp_path):
 
     def write(model, input_size=(3, SIZE, SIZE), **options):
         path = tmp_path / "model.mlpackage"
-        export_coreml(model, path, input_size=input_size, **options)
+        export_model(model, path, input_size=input_size, **options)
         assert list(tmp_path.iterdir()) == [path]
         return ct.models.MLModel(str(path), skip_model_load=True).get_spec()
 
@@ -142,7 +141,7 @@ def test_known_class_names_make_a_classifier(write, names, labels, expected):
 
 def test_pixels_are_divided_by_255_and_normalised_as_the_configuration_says(write):
     def first_operations(model):
-        spec = write(model, half_precision=False)
+        spec = write(model, half=False)
         constants = {
             op.outputs[0].name: list(op.attributes["val"].immediateValue.tensor.floats.values)
             for op in operations(spec)
@@ -166,11 +165,11 @@ def test_colour_of_the_image_follows_the_channels(ct, write, channels):
     assert (image.type.imageType.height, image.type.imageType.width) == (8, 12)
 
 
-@pytest.mark.parametrize("half_precision", [True, False])
-def test_computes_in_the_precision_asked_for(write, half_precision):
-    (conv,) = (op for op in operations(write(Tiny(), half_precision=half_precision)) if op.type == "conv")
+@pytest.mark.parametrize("half", [True, False])
+def test_computes_in_the_precision_asked_for(write, half):
+    (conv,) = (op for op in operations(write(Tiny(), half=half)) if op.type == "conv")
     kind = conv.outputs[0].type.tensorType
-    assert kind.dataType == (10 if half_precision else 11)  # FLOAT16 and FLOAT32 in MIL.proto
+    assert kind.dataType == (10 if half else 11)  # FLOAT16 and FLOAT32 in MIL.proto
 
 
 def test_replaces_a_package(write):
@@ -189,11 +188,5 @@ def test_replaces_a_package(write):
 )
 def test_refuses(ct, tmp_path, name, options, message):
     with pytest.raises(ValueError, match=message):
-        export_coreml(Tiny(), tmp_path / name, **options)
+        export_model(Tiny(options.get("input_size", (3,))[0]), tmp_path / name, "coreml", **options)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "coremltools", None)
-    with pytest.raises(ImportError, match=r"timm-mobilevit\[coreml\]"):
-        export_coreml(Tiny(), tmp_path / "model.mlpackage")

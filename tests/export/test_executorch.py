@@ -1,7 +1,5 @@
 """ExecuTorch programs: run in ExecuTorch's own runtime and compared with PyTorch."""
 
-import sys
-
 import pytest
 import timm
 import torch
@@ -10,9 +8,10 @@ from PIL import Image
 from random_weights import randomise
 from torch import nn
 
-from timm_mobilevit.export._program import trace
+from timm_mobilevit.export import export_model
+from timm_mobilevit.export._network import prepare
 from timm_mobilevit.export._xnnpack import FOR_XNNPACK
-from timm_mobilevit.export.executorch import _quantize, export_executorch
+from timm_mobilevit.export.executorch import _quantize
 from timm_mobilevit.inference.optimize import optimize_for_inference
 
 
@@ -23,7 +22,7 @@ def check(model, path, size):
     )
     model = model.eval()
     x = torch.rand(1, 3, size, size)
-    export_executorch(model, path, input_size=(3, size, size))
+    export_model(model, path, input_size=(3, size, size))
     outputs = runtime.Runtime.get().load_program(path).load_method("forward").execute([x])
     with torch.inference_mode():
         expected = model(x)
@@ -52,7 +51,7 @@ def test_xnnpack_computes_it_all(name):
     exir = pytest.importorskip("executorch.exir", reason='needs the extra: pip install "timm-mobilevit[executorch]"')
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    program = trace(shallow(name), (3, 64, 64), decompositions=FOR_XNNPACK)
+    program = prepare(shallow(name), (3, 64, 64)).trace(decompositions=FOR_XNNPACK)
     lowered = exir.to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).exported_program()
     parts = [node for node in lowered.graph.nodes if node.op == "call_function" and "delegate" in str(node.target)]
     assert len(parts) == 1
@@ -61,7 +60,7 @@ def test_xnnpack_computes_it_all(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_operators_for_xnnpack_are_equal(name):
     model, x = shallow(name), torch.rand(1, 3, 64, 64)
-    graph = trace(model, (3, 64, 64), decompositions=FOR_XNNPACK).module()
+    graph = prepare(model, (3, 64, 64)).trace(decompositions=FOR_XNNPACK).module()
     torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
 
 
@@ -104,21 +103,8 @@ def test_eight_bits_are_for_modules(tmp_path):
         pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8).numpy()
         Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
     model, path, x = Detector(), tmp_path / "model.pte", torch.rand(1, 3, 64, 64)
-    loss = export_executorch(model, path, input_size=(3, 64, 64), calibration=tmp_path / "images")
+    loss = export_model(model, path, input_size=(3, 64, 64), calibration=tmp_path / "images")
     assert loss.correlation > 0.999
     (boxes,) = runtimes.Runtime.get().load_program(path).load_method("forward").execute([x])
     difference = (boxes - model(x)).abs().max()
     assert 1e-5 < difference < 0.5  # of 540: eight bits are 2 apart
-
-
-def test_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "executorch.exir", None)
-    with pytest.raises(ImportError, match=r"timm-mobilevit\[executorch\]"):
-        export_executorch(torch.nn.Identity(), tmp_path / "model.pte")
-
-
-def test_refuses_a_size_that_is_none(tmp_path):
-    pytest.importorskip("executorch.exir", reason='needs the extra: pip install "timm-mobilevit[executorch]"')
-    with pytest.raises(ValueError, match="input_size must be channels, height and width"):
-        export_executorch(torch.nn.Identity(), tmp_path / "model.pte", input_size=(64, 64))
-    assert list(tmp_path.iterdir()) == []

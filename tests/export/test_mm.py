@@ -182,12 +182,12 @@ def test_both_kinds_of_checkpoint(tmp_path):
 def test_command(tmp_path):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     out = tmp_path / "ssdlite.onnx"
-    args = ["export", "--config", "ssdlite_mobilevitv3-xxs", "--random-weights", "--static", "--img-size", "64"]
+    args = ["export", "onnx", "--config", "ssdlite_mobilevitv3-xxs", "--random-weights", "--static", "--img-size", "64"]
     done = CliRunner().invoke(app, [*args, "--out", str(out)])
     assert done.exit_code == 0, done.output
     base = find_config("ssdlite_mobilevitv3-xxs").parents[1] / "_base_" / "default_runtime.py"
     done = CliRunner().invoke(
-        app, ["export", "--config", str(base), "--random-weights", "--out", str(tmp_path / "base.onnx")]
+        app, ["export", "onnx", "--config", str(base), "--random-weights", "--out", str(tmp_path / "base.onnx")]
     )
     assert done.exit_code == 1
     assert "is no config of a detector or segmentor" in done.stderr

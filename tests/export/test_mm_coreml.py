@@ -9,8 +9,8 @@ from mm_models import SMALL, detector, segmentor
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
+from timm_mobilevit.export import export_model
 from timm_mobilevit.export._vision import ForVision
-from timm_mobilevit.export.coreml import export_coreml
 from timm_mobilevit.export.mm import ExportableDetector, ExportableSegmentor
 
 ct = pytest.importorskip("coremltools", reason="needs the extra coreml")
@@ -23,7 +23,7 @@ def read(path):
 
 def write(network, path, **options):
     network.export_metadata["labels"] = NAMES
-    export_coreml(network.eval(), path, input_size=(3, 64, 96), **options)
+    export_model(network.eval(), path, input_size=(3, 64, 96), **options)
     return read(path)
 
 
@@ -91,7 +91,7 @@ def test_preview_of_a_segmentor(tmp_path):
     [
         (
             lambda: timm.create_model(SMALL, num_classes=3),
-            "suppress is for detectors of timm_mobilevit.export.mm, got MobileViT",
+            "suppress is for detectors of timm_mobilevit.export.mm",
         ),
         (
             lambda: ExportableDetector(detector(nms={"type": "soft_nms", "iou_threshold": 0.5})),
@@ -103,7 +103,7 @@ def test_refuses(network, message, tmp_path):
     network = network()
     network.export_metadata = {**getattr(network, "export_metadata", {}), "labels": NAMES}
     with pytest.raises(ValueError, match=message):
-        export_coreml(network.eval(), tmp_path / "ssd.mlpackage", input_size=(3, 64, 64), suppress=True)
+        export_model(network.eval(), tmp_path / "ssd.mlpackage", input_size=(3, 64, 64), suppress=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,7 +113,7 @@ def test_refuses(network, message, tmp_path):
 )
 def test_command(options, outputs, tmp_path):
     path = tmp_path / "ssd.mlpackage"
-    arguments = ["export", "--config", "ssdlite_mobilevitv3-xxs", "--random-weights", "--format", "coreml", *options]
+    arguments = ["export", "coreml", "--config", "ssdlite_mobilevitv3-xxs", "--random-weights", *options]
     done = CliRunner().invoke(app, [*arguments, "--img-size", "64", "--out", str(path)])
     assert done.exit_code == 0, done.output
     assert "Not verified: Core ML runs on Apple's systems only." in done.output

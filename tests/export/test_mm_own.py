@@ -118,7 +118,7 @@ def test_file_of_a_model_with_a_neck(tmp_path):
 
 
 def export(config, weights, out, *options):
-    command = ["export", "--config", config, "--checkpoint", weights, "--out", out, *options]
+    command = ["export", "onnx", "--config", config, "--checkpoint", weights, "--out", out, *options]
     return CliRunner().invoke(app, [str(part) for part in command])
 
 

@@ -220,7 +220,7 @@ def test_command(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("an older file")
     forms = ("--opset", "17", "--half", "--half-io", "--softmax", "--image-input", "--force")
-    args = ("export", KINDS[0], "--random-weights", "--img-size", "64", "--static", *forms, "--out", str(path))
+    args = ("export", "onnx", KINDS[0], "--random-weights", "--img-size", "64", "--static", *forms, "--out", str(path))
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 0, done.output
     pixels = torch.randint(256, (1, 64, 64, 3), dtype=torch.uint8)

@@ -1,48 +1,25 @@
-"""Functions that write files of other runtimes look at the target before they work."""
+"""Functions that write files of other runtimes look at the target before they work, and name what they do not take."""
 
 from functools import partial
 
 import pytest
 from torch import nn
 
-from timm_mobilevit.export import (
-    add_argmax,
-    add_suppression,
-    export_coreml,
-    export_executorch,
-    export_onnx,
-    export_with_timmx,
-    quantize_onnx,
-)
-from timm_mobilevit.formats import FORMATS
+from timm_mobilevit.export import export_model, quantize_onnx
+from timm_mobilevit.export.formats import FORMATS
 
 # Each with a model or file that it would refuse if it came to look at it.
-FUNCTIONS = {
-    "onnx": partial(export_onnx, nn.Linear(1, 1)),
-    "coreml": partial(export_coreml, nn.Linear(1, 1)),
-    "executorch": partial(export_executorch, nn.Linear(1, 1)),
-    **{
-        name: lambda path, to=name: export_with_timmx(nn.Linear(1, 1), path, to)
-        for name, form in FORMATS.items()
-        if form.timmx is not None
-    },
-}
-OF_FILES = {
+CASES = {
+    **{name: partial(export_model, nn.Linear(1, 1), to=name) for name in FORMATS},
     "quantize": lambda path: quantize_onnx(__file__, path, "images"),
-    "suppress": lambda path: add_suppression(__file__, path),
-    "argmax": lambda path: add_argmax(__file__, path),
 }
-CASES = [*FUNCTIONS.items(), *OF_FILES.items()]
 
 
-def test_every_format_is_here():
-    assert FUNCTIONS.keys() == FORMATS.keys()
-
-
-@pytest.mark.parametrize(("name", "function"), CASES, ids=[name for name, _ in CASES])
-def test_targets_are_checked_before_the_work(name, function, tmp_path):
-    pytest.importorskip({"coreml": "coremltools", "executorch": "executorch"}.get(name, "onnx"))
-    form = FORMATS.get(name, FORMATS["onnx"])
+@pytest.mark.parametrize("name", CASES)
+def test_targets_are_checked_before_the_work(name, tmp_path):
+    if name == "quantize":
+        pytest.importorskip("onnx")
+    form, function = FORMATS.get(name, FORMATS["onnx"]), CASES[name]
     (tmp_path / "file").write_text("mine")
     good = f"model{form.ending}"
     for path, message in (
@@ -60,3 +37,27 @@ def test_targets_are_checked_before_the_work(name, function, tmp_path):
         (tmp_path / good).mkdir()
     with pytest.raises(ValueError, match=f"{good} is a "):
         function(tmp_path / good)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_names_the_extra(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("timm_mobilevit.export._format.find_spec", lambda package: None)
+    with pytest.raises(ImportError, match=rf'pip install "timm-mobilevit\[{name}\]"'):
+        export_model(nn.Linear(1, 1), tmp_path / f"model{FORMATS[name].ending}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("ncnn", "image_input"), ("coreml", "calibration"), ("litert", "opset"), ("openvino", "suppress")],
+)
+def test_options_that_a_format_does_not_have(name, option, tmp_path):
+    with pytest.raises(ValueError, match=f"{FORMATS[name].title} does not take {option}; it takes half, softmax"):
+        export_model(nn.Linear(1, 1), tmp_path / f"model{FORMATS[name].ending}", **{option: True})
+
+
+def test_an_unknown_format(tmp_path):
+    with pytest.raises(ValueError, match=r"expected one of onnx, openvino, .*; got 'tensorrt'"):
+        export_model(nn.Linear(1, 1), tmp_path / "model.engine", "tensorrt")
+    with pytest.raises(ValueError, match=r"expected a name that ends in one of \.onnx, \.xml"):
+        export_model(nn.Linear(1, 1), tmp_path / "model.engine")

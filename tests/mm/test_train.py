@@ -202,7 +202,8 @@ def test_training_is_exported(run, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     out = tmp_path / "model.onnx"
     segments = "mmseg" in (run / "config.py").read_text()
-    arguments = ["export", "--config", run / "config.py", "--checkpoint", checkpoint(run), "--fixed-size", "--out", out]
+    arguments = ["export", "onnx", "--config", run / "config.py", "--checkpoint", checkpoint(run), "--out", out]
+    arguments.append("--fixed-size")
     done = CliRunner().invoke(app, [str(argument) for argument in [*arguments, *(["--argmax"] if segments else [])]])
     assert done.exit_code == 0, done.output
     model, _ = load_model(str(run / "config.py"), checkpoint(run))

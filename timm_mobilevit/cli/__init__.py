@@ -11,6 +11,7 @@ import typer
 
 from timm_mobilevit._version import __version__
 
+from ..export.formats import FORMATS
 from . import attention, config, convert, evaluate, export, info, inspect, list_models, predict, recipe
 from ._errors import one_line_errors
 from ._signals import ending_on_signals
@@ -61,13 +62,19 @@ for _name, _module, _command in (
     ("inspect", inspect, _with_models(inspect.inspect)),
     ("convert", convert, _with_models(convert.convert)),
     ("predict", predict, _with_models(predict.predict)),
-    ("export", export, _with_models(export.export)),
     ("config", config, config.config),
     ("evaluate", evaluate, _with_models(evaluate.evaluate)),
     ("attention", attention, _with_models(attention.attention)),
 ):
     # typer folds single line breaks in an epilog: an empty line between examples keeps them apart.
     app.command(_name, epilog="\n\n".join(("Examples:", *_module.EXAMPLES)))(one_line_errors(_command))
+
+_exports = typer.Typer(help="Write a model for another runtime, each of which has a subcommand.", no_args_is_help=True)
+for _name, _examples, _export in (
+    *((name, export.examples(form), export.command(form)) for name, form in FORMATS.items()),
+):
+    _exports.command(_name, epilog="\n\n".join(("Examples:", *_examples)))(one_line_errors(_with_models(_export)))
+app.add_typer(_exports, name="export")
 
 _recipes = typer.Typer(
     help="Published training recipes, as config files of timm's train.py.",

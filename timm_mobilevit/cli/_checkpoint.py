@@ -16,8 +16,8 @@ from timm_mobilevit.convert import convert_state_dict
 from timm_mobilevit.convert.layouts import ChannelOrder, Source
 from timm_mobilevit.convert.matching import missing_end, the_architecture
 from timm_mobilevit.convert.subtree import find_subtree
+from timm_mobilevit.export.formats import is_exported
 from timm_mobilevit.export.runtimes import ExportedModel
-from timm_mobilevit.formats import is_exported
 from timm_mobilevit.weights.checkpoint import Checkpoint, open_checkpoint
 from timm_mobilevit.weights.directory import CONFIG, read_config, read_directory
 from timm_mobilevit.weights.loading import from_the_file_only

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..formats import is_exported
+from ..export.formats import is_exported
 from ..variants import VARIANTS
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..formats import is_exported
+from ..export.formats import is_exported
 from ._options import Entry, model_names
 
 EXAMPLES = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..formats import is_exported
+from ..export.formats import is_exported
 from ._options import (
     Amp,
     BatchSize,

@@ -115,7 +115,7 @@ def _command(file: Path, options: dict[str, str | None]) -> str:
     import itertools
     import shlex
 
-    from ..formats import is_exported
+    from ..export.formats import is_exported
 
     stem = file.name.strip(".-").partition(".")[0] or "converted"
     names = itertools.chain((stem, f"{stem}_converted"), (f"{stem}_converted_{i}" for i in itertools.count(2)))

@@ -1,25 +1,28 @@
 """Files for other runtimes, each format with an extra of its own, and such files as models.
 
-The packages that write and run them are imported only when a function is called. Detectors and segmentors are made
-ready by ``timm_mobilevit.export.mm``, which needs the extra ``mm``.
+The packages that write and run them, and PyTorch, are imported only when they are used. Detectors and segmentors are
+made ready by ``timm_mobilevit.export.mm``, which needs the extra ``mm``.
 """
 
-from .coreml import export_coreml
-from .executorch import export_executorch
-from .final_outputs import add_argmax, add_suppression
-from .onnx import check_onnx, export_onnx
-from .quantize import quantize_onnx
-from .runtimes import ExportedModel
-from .with_timmx import export_with_timmx
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ExportedModel",
-    "add_argmax",
-    "add_suppression",
-    "check_onnx",
-    "export_coreml",
-    "export_executorch",
-    "export_onnx",
-    "export_with_timmx",
-    "quantize_onnx",
-]
+if TYPE_CHECKING:
+    from .files import export_model as export_model
+    from .onnx import export_onnx as export_onnx
+    from .quantize import quantize_onnx as quantize_onnx
+    from .runtimes import ExportedModel as ExportedModel
+
+_HOMES = {
+    "ExportedModel": "runtimes",
+    "export_model": "files",
+    "export_onnx": "onnx",
+    "quantize_onnx": "quantize",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

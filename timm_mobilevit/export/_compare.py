@@ -27,11 +27,7 @@ def as_list(output: Any) -> list[Tensor]:
 
 
 def output_names(model: nn.Module, count: int) -> list[str]:
-    """Names of the outputs of a model in an exported file.
-
-    Args:
-        model: The model; its attribute ``output_names``, if there is one, is taken.
-        count: How many tensors it returns.
+    """Names of the outputs of a model, how many it returns, in an exported file.
 
     Example:
         >>> import timm
@@ -47,16 +43,9 @@ def output_names(model: nn.Module, count: int) -> list[str]:
 
 
 def relative_difference(expected: Tensor, output: NDArray[Any]) -> float:
-    """Largest difference of a value, as a share of the standard deviation of the expected values.
+    """Largest difference of a value, as a share of the standard deviation of the expected values; nan if a value is.
 
     Few classes can lie closer together than float32 tells apart: a tenth of the largest value counts as well.
-
-    Args:
-        expected: What PyTorch computed.
-        output: What the runtime computed.
-
-    Returns:
-        The share; nan if a value is.
 
     Raises:
         RuntimeError: If the shapes differ.
@@ -76,19 +65,10 @@ def relative_difference(expected: Tensor, output: NDArray[Any]) -> float:
 def check_outputs(
     expected: Sequence[Tensor], outputs: Sequence[NDArray[Any]], names: Sequence[str], tolerance: float
 ) -> float:
-    """Make sure that a file computes what its model computes.
-
-    Args:
-        expected: What PyTorch computed.
-        outputs: What the runtime computed from the same images.
-        names: What the outputs are called in the message.
-        tolerance: How far an output may be off, as a share of its standard deviation.
-
-    Returns:
-        The largest difference, as such a share.
+    """Make sure that a file computes what PyTorch does, and say by how much it differs at most.
 
     Raises:
-        RuntimeError: If an output is further off, has another shape or is missing.
+        RuntimeError: If an output is further off than the tolerance, has another shape or is missing.
 
     Example:
         >>> check_outputs([torch.tensor([-1.0, 1.0])], [torch.tensor([-1.0, 1.5]).numpy()], ["logits"], 1e-4)
@@ -97,13 +77,11 @@ def check_outputs(
     """
     if not len(expected) == len(outputs) == len(names):
         raise RuntimeError(f"the file gives {len(outputs)} outputs, PyTorch {len(expected)}")
-    largest = 0.0
-    for name, ours, theirs in zip(names, expected, outputs, strict=True):
-        difference = relative_difference(ours, theirs)
+    differences = [relative_difference(*pair) for pair in zip(expected, outputs, strict=True)]
+    for name, difference in zip(names, differences, strict=True):
         if not difference <= tolerance:  # nan is a failure too
             raise RuntimeError(
                 f"the file's output {name} differs from PyTorch's by {difference:.2g} of its standard deviation, more "
                 f"than {tolerance:g}"
             )
-        largest = max(largest, difference)
-    return largest
+    return max(differences)

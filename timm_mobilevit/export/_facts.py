@@ -1,12 +1,13 @@
 """What an application needs to know about a model: in the metadata of ONNX files, in a JSON file beside the others."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ._format import facts_file
 from ._labels import known_class_names
 
 _CFG_KEYS = ("architecture", "tag", "mean", "std", "interpolation", "crop_pct", "crop_mode", "license")
@@ -16,14 +17,6 @@ def find_facts(
     model: nn.Module, input_size: tuple[int, int, int], labels: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Architecture, preprocessing, size of the images and class names of a model, each only if it is known.
-
-    Args:
-        model: The model.
-        input_size: Channels, height and width of the images that the file takes.
-        labels: Names of the classes, if others than ``known_class_names`` finds.
-
-    Returns:
-        Values that JSON has.
 
     Raises:
         ValueError: If there are more or fewer labels than classes.
@@ -43,16 +36,6 @@ def find_facts(
     if info is not None and not hasattr(model, "num_classes"):
         facts["feature_reductions"] = info.reduction()
     return facts | getattr(model, "export_metadata", {})
-
-
-def facts_file(path: Path) -> Path:
-    """The JSON file beside an exported one.
-
-    Example:
-        >>> facts_file(Path("digits.tflite")).name
-        'digits.tflite.json'
-    """
-    return path.with_name(f"{path.name}.json")
 
 
 def write_facts(path: Path, facts: dict[str, Any]) -> None:
@@ -79,3 +62,23 @@ def read_facts(path: Path) -> dict[str, Any]:
     if "input_size" not in facts:
         raise ValueError(f"{path} does not say which images it takes; expected a file of `timm-mobilevit export`")
     return facts
+
+
+def suppresses_classes_together(facts: Mapping[str, Any], name: str) -> bool:
+    """Whether a detector suppresses the boxes of all classes together, and not those of each class.
+
+    Raises:
+        ValueError: If its suppression is of a kind that no exported file has; ``name`` says in the message whose it is.
+
+    Example:
+        >>> suppresses_classes_together({"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_class": 9}, "ssd.onnx")
+        False
+    """
+    kind, per_class = facts["nms"], facts["max_per_class"]
+    if kind.get("type", "nms") != "nms" or kind.keys() - {"type", "iou_threshold", "class_agnostic"}:
+        raise ValueError(
+            f"the suppression of {name} is {kind}, expected dict(type='nms', iou_threshold=…); export it with --raw"
+        )
+    if kind.get("class_agnostic") and per_class > 0:
+        raise ValueError(f"max_per_class={per_class} goes with a suppression per class; export {name} with --raw")
+    return bool(kind.get("class_agnostic"))

@@ -3,20 +3,27 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from timm.data import create_transform, resolve_data_config
+from timm.data import resolve_data_config
+from torch import Tensor
 
-from .._files import replacing
-from .._images import MODES, UnreadableImageError, find_images, image_mode, read_image
-from ._target import check_target
-
-DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+from .._files import check_file, replacing
+from .._images import MODES
+from ._calibration import (
+    DATA_KEYS,
+    MIN_CORRELATION,
+    QuantizationLoss,
+    check_correlation,
+    correlation,
+    draw_images,
+    some,
+)
+from ._format import check_name
 
 # How the weights are stored: ONNX Runtime's type, and whether only seven of its bits are used.
 #
@@ -24,25 +31,6 @@ DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mod
 # sum: 2 * 255 * 127 does not fit, 2 * 255 * 64 does. ONNX Runtime multiplies two unsigned bytes by other, slower
 # instructions there, whose sums are exact. `python -m benchmarks.quantization` compares the three.
 WEIGHT_TYPES = {"int7": ("QInt8", True), "int8": ("QInt8", False), "uint8": ("QUInt8", False)}
-
-# Files whose sums are exact are above, of all models: with random weights, which say little about an image, at least
-# 0.85, with weights trained on the digits 0.999. Files whose sums are clamped are anywhere from 0.2 to 0.998.
-MIN_CORRELATION = 0.8
-_COMPARED_IMAGES = 16
-
-
-@dataclass(frozen=True)
-class QuantizationLoss:
-    """What a quantised file lost, on images of the calibration folder and on the processor that it was made on.
-
-    Attributes:
-        correlation: Of the outputs with those of the float32 file, over all images, in [-1, 1]; the lowest where there
-            are several outputs.
-        num_images: How many images were compared.
-    """
-
-    correlation: float
-    num_images: int
 
 
 def quantize_onnx(
@@ -109,7 +97,8 @@ def quantize_onnx(
         ) from error
 
     model_path, out, calibration = Path(model_path), Path(out), Path(calibration)
-    check_target(out, "onnx")
+    check_name(out)
+    check_file(out)
     if not model_path.is_file():
         raise FileNotFoundError(f"no ONNX file {model_path}")
     if num_images < 1:
@@ -118,7 +107,7 @@ def quantize_onnx(
         raise ValueError(f"weight_type must be one of {', '.join(WEIGHT_TYPES)}, got {weight_type!r}")
     original = onnx.load(model_path)
     name, config = _input(original, model_path, data_config or {})
-    files = find_calibration_images(calibration)
+    images = draw_images(config, calibration, num_images)
     onnx_type, reduce_range = WEIGHT_TYPES[weight_type]
 
     with replacing(out) as quantized, tempfile.TemporaryDirectory(dir=quantized.parent) as scratch:
@@ -129,7 +118,7 @@ def quantize_onnx(
         quantize_static(
             prepared,
             quantized,
-            _Reader({name: image} for image in draw_images(files, config, num_images)),
+            _Reader({name: image.numpy()} for image in images),
             quant_format=QuantFormat.QDQ,  # any runtime reads it; QOperator nodes are ONNX Runtime's own
             op_types_to_quantize=sorted({node.op_type for node in nodes}),
             nodes_to_quantize=[node.name for node in nodes],
@@ -145,16 +134,15 @@ def quantize_onnx(
         )
         result = onnx.load(quantized)
         onnx.helper.set_model_props(result, {prop.key: prop.value for prop in original.metadata_props})
+        used = {node.domain for node in result.graph.node}
+        for opset in [opset for opset in result.opset_import if opset.domain not in used]:
+            result.opset_import.remove(opset)  # ONNX Runtime imports all domains that it knows
         onnx.save(result, quantized)
-        images = list(draw_images(files, config, min(num_images, _COMPARED_IMAGES)))
-        correlation = _correlation(model_path, quantized, images)
-        if not correlation >= MIN_CORRELATION:  # nan is refused too
-            exact = _correlation(model_path, quantized, images, exact_sums=True)
-            raise ValueError(
-                f"{out} is not written: on {len(images)} images of {calibration}, the correlation of its outputs with "
-                f"those of the float32 file is {correlation:.3f}, expected at least {MIN_CORRELATION}; {_remedy(exact)}"
-            )
-    return QuantizationLoss(correlation, len(images))
+        before, after = _run(model_path, some(images)), _run(quantized, some(images))
+        remedy = ""
+        if not correlation(before, after) >= MIN_CORRELATION:
+            remedy = _remedy(correlation(before, _run(quantized, some(images), exact_sums=True)))
+        return check_correlation(before, after, remedy)
 
 
 class _Reader:
@@ -189,57 +177,16 @@ def _input(model: Any, path: Path, overrides: Mapping[str, Any]) -> tuple[str, d
     return inputs[0].name, resolve_data_config(config)
 
 
-def find_calibration_images(folder: Path) -> list[Path]:
-    """The images of a folder, at any depth.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If it has no images.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {folder}; quantisation measures the ranges of the activations on images: expected a folder of "
-            "a hundred or so of the kind that the model is for"
-        )
-    return find_images([folder])
-
-
-def draw_images(files: Sequence[Path], config: dict[str, Any], count: int) -> Iterator[NDArray[np.float32]]:
-    """Images [1, channels, height, width] as the model takes them, drawn evenly: a folder of classes is in their order.
-
-    Raises:
-        ValueError: If one of them cannot be read, or the model takes no images.
-    """
-    mode, transform = image_mode(config["input_size"][0]), create_transform(**config)
-    for index in np.linspace(0, len(files) - 1, min(count, len(files)), dtype=int):
-        try:
-            yield read_image(files[index], mode, transform).numpy()[None]
-        except UnreadableImageError as error:
-            raise ValueError(f"cannot calibrate on {files[index]}: {error}") from error
-
-
-def _correlation(before: Path, after: Path, images: list[NDArray[np.float32]], *, exact_sums: bool = False) -> float:
-    """Correlation of the outputs of two files over all images, the lowest where there are several outputs.
-
-    Args:
-        before: ONNX file.
-        after: Its quantised version.
-        images: [1, channels, height, width] each.
-        exact_sums: Whether ``after`` runs with exact sums where its weights would make them saturate.
-    """
+def _run(path: Path, images: list[Tensor], *, exact_sums: bool = False) -> list[list[NDArray[Any]]]:
+    """Outputs of a file for each image, with sums that are exact where its weights would make them saturate."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     if exact_sums:
         options.add_session_config_entry("session.x64quantprecision", "1")
-    outputs = []
-    for path in (before, after):
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        runs = [session.run(None, {name: image}) for image in images]
-        outputs.append([np.concatenate([np.ravel(part) for part in parts]) for parts in zip(*runs, strict=True)])
-    with np.errstate(all="ignore"):  # nan where an output is the same everywhere, or not finite
-        return float(min(np.corrcoef(pair)[0, 1] for pair in zip(*outputs, strict=True)))
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return [session.run(None, {name: image.numpy()}) for image in images]
 
 
 def _remedy(exact: float) -> str:

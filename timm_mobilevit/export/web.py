@@ -12,10 +12,12 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from .._files import check_file, check_folder, filling
-from ..formats import require
+from ._calibration import QuantizationLoss
 from ._facts import find_facts
+from ._format import require
+from ._onnx_graph import PACKAGES
 from .onnx import export_onnx
-from .quantize import QuantizationLoss, quantize_onnx
+from .quantize import quantize_onnx
 
 _PAGE = Path(__file__).with_name("web_page")
 _FOLDERS = ("onnx", "runtime")
@@ -78,7 +80,7 @@ def export_web(
         >>> json.loads((folder / "preprocessor_config.json").read_text())["size"]
         {'shortest_edge': 72}
     """
-    require("onnx")
+    require("onnx", "ONNX", PACKAGES)
     folder = Path(folder)
     check_folder(folder, [path.name for path in _PAGE.iterdir()])
     for name in _FOLDERS:
@@ -118,7 +120,7 @@ def export_web(
             shutil.copyfile(path, stage / path.name)
         if files:
             _bring_runtime(stage, files)
-    assert difference is not None  # it is with check=True
+    assert isinstance(difference, float)  # it is with check=True
     return difference, loss
 
 

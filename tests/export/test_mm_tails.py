@@ -11,7 +11,7 @@ from mmseg.structures import SegDataSample
 from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
-from timm_mobilevit.export.final_outputs import add_argmax, add_suppression, detections
+from timm_mobilevit.export import export_model, tails
 from timm_mobilevit.export.mm import ExportableDetector, ExportableSegmentor
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -24,13 +24,6 @@ RULES = {
     "of all classes together": {"nms": {"type": "nms", "iou_threshold": 0.4, "class_agnostic": True}},
     "everything": {"nms_pre": -1, "max_per_img": -1, "score_thr": 0.0},
 }
-
-
-def export(network, path, **options):
-    from timm_mobilevit.export import export_onnx
-
-    export_onnx(network, path, **options)
-    return path
 
 
 def run(path, images):
@@ -64,16 +57,18 @@ def assert_same(actual, expected):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=0, atol=tolerance)
 
 
+STATIC = {"dynamic_batch": False, "dynamic_size": False}
+
+
 @pytest.fixture(scope="module", params=RULES, ids=list(RULES))
 def suppressed(request, tmp_path_factory):
-    """A detector and its file, for 96×64 pixels."""
+    """A detector and its file, for 96×64 pixels, and the file without suppression."""
     torch.manual_seed(24)  # boxes of all three classes are left under every rule, and no two scores are close
     model = detector(**RULES[request.param])
-    path = tmp_path_factory.mktemp("ssd") / "ssd.onnx"
-    export(ExportableDetector(model), path, input_size=(3, 96, 64), dynamic_batch=False, dynamic_size=False)
-    raw = path.with_name("raw.onnx")
-    raw.write_bytes(path.read_bytes())
-    add_suppression(path, path)
+    folder = tmp_path_factory.mktemp("ssd")
+    path, raw = folder / "ssd.onnx", folder / "raw.onnx"
+    export_model(ExportableDetector(model), path, input_size=(3, 96, 64), suppress=True, **STATIC)
+    export_model(ExportableDetector(model), raw, input_size=(3, 96, 64), **STATIC)
     return model, path, raw
 
 
@@ -96,70 +91,71 @@ class TestSuppression:
         session = onnxruntime.InferenceSession(raw)
         settings = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
         boxes, scores = (torch.from_numpy(output[0]) for output in session.run(None, {"images": images.numpy()}))
-        assert_same(detections(boxes, scores, (96, 64), settings), predicted(model, images))
+        assert_same(tails.Suppression(settings)(boxes[None], scores[None], images), predicted(model, images))
         final = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
         assert json.loads(final["suppressed"]) is True
+        assert json.loads(final["outputs"]) == ["boxes", "scores", "labels"]
 
-    def test_nothing_found(self, suppressed, tmp_path):
-        _, _, raw = suppressed
+    def test_one_standard_operator_suppresses(self, suppressed):
         import onnx
 
-        proto = onnx.load(raw)
-        for prop in proto.metadata_props:
-            if prop.key == "score_thr":
-                prop.value = "1.0"
-        onnx.save(proto, tmp_path / "strict.onnx")
-        add_suppression(tmp_path / "strict.onnx", tmp_path / "none.onnx")
-        _, (boxes, scores, labels) = run(tmp_path / "none.onnx", torch.rand(1, 3, 96, 64))
+        proto = onnx.load(suppressed[1])
+        assert {node.domain for node in proto.graph.node} == {""}
+        assert [node.op_type for node in proto.graph.node].count("NonMaxSuppression") == 1
+        assert len({node.name for node in proto.graph.node}) == len(proto.graph.node)
+
+    def test_nothing_found(self, tmp_path):
+        path = tmp_path / "none.onnx"
+        network = ExportableDetector(detector(score_thr=1.0))
+        export_model(network, path, input_size=(3, 96, 64), suppress=True, **STATIC)
+        _, (boxes, scores, labels) = run(path, torch.rand(1, 3, 96, 64))
         assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
 
-    def test_other_files_are_refused(self, suppressed, tmp_path):
-        _, path, raw = suppressed
-        with pytest.raises(ValueError, match="expected a file with the task object-detection and the outputs boxes"):
-            add_suppression(path, tmp_path / "twice.onnx")
-        with pytest.raises(ValueError, match="expected a file with the task semantic-segmentation"):
-            add_argmax(raw, tmp_path / "classes.onnx")
+    @pytest.mark.parametrize(
+        ("settings", "options", "message"),
+        [
+            (
+                {"nms": {"type": "soft_nms", "iou_threshold": 0.5}},
+                {},
+                r"is {'type': 'soft_nms'.*expected dict\(type='nms'",
+            ),
+            (
+                {"nms": {"type": "nms", "iou_threshold": 0.5, "class_agnostic": True}, "max_per_class": 5},
+                {},
+                "max_per_class=5 goes with a suppression per class",
+            ),
+            ({}, {"suppress": False, "argmax": True}, "argmax is for the task semantic-segmentation"),
+        ],
+    )
+    def test_what_cannot_be_suppressed(self, settings, options, message, tmp_path):
+        network = ExportableDetector(detector(**settings))
+        with pytest.raises(ValueError, match=message):
+            export_model(
+                network, tmp_path / "a.onnx", input_size=(3, 64, 64), **{"suppress": True, **STATIC, **options}
+            )
         assert not list(tmp_path.iterdir())
 
-    def test_other_suppressions_are_refused(self, tmp_path):
-        model = detector(nms={"type": "soft_nms", "iou_threshold": 0.5})
-        path = tmp_path / "a.onnx"
-        export(ExportableDetector(model), path, input_size=(3, 64, 64), dynamic_batch=False, dynamic_size=False)
-        with pytest.raises(ValueError, match=r"is {'type': 'soft_nms'.*expected dict\(type='nms'"):
-            add_suppression(path, path)
+    def test_a_file_that_finds_something_else_is_not_kept(self, tmp_path, monkeypatch):
+        translate = tails.translate
 
-    def test_limits_per_class_need_classes(self, tmp_path):
-        model = detector(nms={"type": "nms", "iou_threshold": 0.5, "class_agnostic": True}, max_per_class=5)
-        path = tmp_path / "a.onnx"
-        export(ExportableDetector(model), path, input_size=(3, 64, 64), dynamic_batch=False, dynamic_size=False)
-        with pytest.raises(ValueError, match="max_per_class=5 goes with a suppression per class"):
-            add_suppression(path, path)
+        def wrong(tail, *args):
+            tail.overlap /= 4
+            proto = translate(tail, *args)
+            tail.overlap *= 4
+            return proto
 
-    def test_one_image_only(self, tmp_path):
-        path = export(
-            ExportableDetector(detector()),
-            tmp_path / "a.onnx",
-            input_size=(3, 64, 64),
-            dynamic_size=False,
-        )
-        with pytest.raises(ValueError, match="takes several: export with dynamic_batch=False"):
-            add_suppression(path, path)
-
-    def test_a_file_that_finds_something_else_is_not_kept(self, suppressed, tmp_path, monkeypatch):
-        from timm_mobilevit.export import final_outputs
-
-        _, _, raw = suppressed
-        wrong = final_outputs._SUPPRESSION.replace("labels = Gather(found_classes", "labels = Gather(found_anchors")
-        monkeypatch.setattr(final_outputs, "_SUPPRESSION", wrong)
+        monkeypatch.setattr(tails, "translate", wrong)
         with pytest.raises(RuntimeError, match="% of them all are not in both"):
-            add_suppression(raw, tmp_path / "wrong.onnx")
+            export_model(
+                ExportableDetector(detector()), tmp_path / "a.onnx", input_size=(3, 64, 64), suppress=True, **STATIC
+            )
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.long
     def test_any_size(self, tmp_path):
         model = detector()
-        path = export(ExportableDetector(model), tmp_path / "ssd.onnx", input_size=(3, 288, 288), dynamic_batch=False)
-        add_suppression(path, path)
+        path = tmp_path / "ssd.onnx"
+        export_model(ExportableDetector(model), path, input_size=(3, 288, 288), suppress=True)
         images = torch.rand(1, 3, 320, 256)
         assert_same(run(path, images)[1], predicted(model, images))
 
@@ -168,8 +164,8 @@ class TestSuppression:
 def test_classes_of_a_segmentor(run, tmp_path):
     model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), auxiliary=False).eval()
     model.data_preprocessor._channel_conversion = True
-    path = export(ExportableSegmentor(model), tmp_path / "seg.onnx", input_size=(3, 64, 96), dynamic_size=False)
-    add_argmax(path, path)
+    path = tmp_path / "seg.onnx"
+    export_model(ExportableSegmentor(model), path, input_size=(3, 64, 96), dynamic_size=False, argmax=True)
     images = torch.rand(2, 3, 64, 96)
     names, (classes,) = run(path, images)
     meta = {"ori_shape": (64, 96), "img_shape": (64, 96), "pad_shape": (64, 96)}
@@ -183,7 +179,17 @@ def test_classes_of_a_segmentor(run, tmp_path):
 
 class TestCommand:
     def invoke(self, out, *options):
-        command = ["export", *options, "--random-weights", "--fixed-size", "--img-size", "64", "--out", str(out)]
+        command = [
+            "export",
+            "onnx",
+            *options,
+            "--random-weights",
+            "--fixed-size",
+            "--img-size",
+            "64",
+            "--out",
+            str(out),
+        ]
         return CliRunner().invoke(app, command)
 
     def outputs(self, path):

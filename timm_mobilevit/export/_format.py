@@ -1,0 +1,119 @@
+"""What a format of exported files is: its module says it in a ``FORMAT``, and imports neither torch nor the runtime."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .._files import check_file
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exported files; the extra of the same name installs what writes and runs them.
+
+    Attributes:
+        name: What the command line calls it.
+        title: What people call it.
+        ending: How the name of the file, or of the directory, ends.
+        packages: Modules that write it.
+        runtime: Module that runs it here, one of those or another.
+        takes: Options of ``export_model`` that not every format has, and their defaults.
+        write: Writes a ``Network`` to a path, with the options that do not make another network.
+        open: Loads a file into its runtime on so many threads, as a function from what the file takes, one image, to
+            its outputs; None if the runtime does not exist here.
+        unverified: Why, then.
+        is_folder: Whether it is a directory.
+        has_metadata: Whether it says itself what it was made from; otherwise a JSON file beside it does.
+        needs_labels: Whether classes without names are named by their numbers.
+        siblings: Endings of further files that belong to it.
+    """
+
+    name: str
+    title: str
+    ending: str
+    packages: tuple[str, ...]
+    write: Callable[..., Any]
+    open: Callable[[Path, int], Callable[[Any], list[Any]]] | None = None
+    runtime: str = ""
+    takes: Mapping[str, Any] = field(default_factory=dict)
+    unverified: str = ""
+    is_folder: bool = False
+    has_metadata: bool = False
+    needs_labels: bool = False
+    siblings: tuple[str, ...] = ()
+
+    def require(self, *, to_write: bool = True) -> None:
+        """Make sure that the packages are installed.
+
+        Args:
+            to_write: Whether the file is to be written; otherwise it is only run.
+
+        Raises:
+            ImportError: If one is missing; the message names the extra.
+        """
+        require(self.name, self.title, (*self.packages, self.runtime) if to_write else (self.runtime,))
+
+    def check_target(self, path: Path, *, force: bool = True) -> None:
+        """Refuse a name that no file of the format can have, or that cannot be written.
+
+        Args:
+            path: The file, or the directory of a format that has several.
+            force: Whether it, and the files that belong to it, may be overwritten.
+
+        Raises:
+            ValueError: If the name has another ending, is there and ``force`` is not set, or is of another kind.
+            OSError: If there is no right to write it.
+        """
+        check_name(path, self.title, self.ending)
+        check_file(path, force=force, is_folder=self.is_folder)
+        others = [path.with_suffix(ending) for ending in self.siblings]
+        if not self.has_metadata:
+            others.append(facts_file(path))
+        for other in others:
+            check_file(other, force=force)
+
+
+def require(extra: str, title: str, packages: Iterable[str]) -> None:
+    """Make sure that packages are installed.
+
+    Args:
+        extra: The extra that has them.
+        title: What needs them.
+        packages: Modules; an empty name is none.
+
+    Raises:
+        ImportError: If one is missing; the message names the extra.
+    """
+    if missing := [package for package in dict.fromkeys(packages) if package and find_spec(package) is None]:
+        raise ImportError(
+            f"{title} needs {', '.join(missing)}, not installed here; install with: "
+            f'pip install "timm-mobilevit[{extra}]"'
+        )
+
+
+def check_name(path: Path, title: str = "ONNX", ending: str = ".onnx") -> None:
+    """Refuse a name that no file of a format can have.
+
+    Raises:
+        ValueError: If it has another ending, or is nothing else.
+
+    Example:
+        >>> check_name(Path("model.txt"))
+        Traceback (most recent call last):
+        ...
+        ValueError: expected a name that ends in .onnx for ONNX, got model.txt
+    """
+    if not path.name.endswith(ending) or path.name == ending:
+        raise ValueError(f"expected a name that ends in {ending} for {title}, got {path}")
+
+
+def facts_file(path: Path) -> Path:
+    """The JSON file beside an exported one.
+
+    Example:
+        >>> facts_file(Path("digits.tflite")).name
+        'digits.tflite.json'
+    """
+    return path.with_name(f"{path.name}.json")

@@ -1,0 +1,119 @@
+"""What torch writes of a network as ONNX, made fit for every runtime: ONNX files come from it, and OpenVINO's."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ._network import Network
+
+EXPORTER_OPSET = 18  # what torch's exporter writes; it only converts to newer ones
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # the last converts to half precision, too
+_IR_VERSION = 8
+_SMALLEST_TRACED = 128  # pixels: two patches a side in the last map of every model of this package
+
+
+def write_graph(
+    network: "Network",
+    path: Path,
+    *,
+    opset: int = EXPORTER_OPSET,
+    half: bool = False,
+    half_io: bool = False,
+    input_name: str = "images",
+) -> None:
+    """Write the file of a network, as ``export_model`` says, without a look at what it computes."""
+    from ._half import to_half
+    from ._opset17 import to_opset_17
+
+    shape = network.shapes[0]
+    if sizes := network.axes.keys() - {0}:  # torch.export takes a size of 1 for a constant: no map may have one pixel
+        shape = tuple(max(side, _SMALLEST_TRACED) if i in sizes else side for i, side in enumerate(shape))
+    proto = translate(
+        network.optimized,
+        (network.images(shape),),
+        [input_name],
+        network.names,
+        (network.axes,) if network.axes else None,
+        max(opset, EXPORTER_OPSET),
+    )
+    if opset < EXPORTER_OPSET:
+        to_opset_17(proto)
+    if half:
+        proto = to_half(proto, half_io=half_io)
+    save(proto, path, network.facts)
+
+
+def translate(
+    model: "nn.Module",
+    args: tuple[Any, ...],
+    inputs: list[str],
+    outputs: list[str],
+    axes: tuple[dict[int, Any], ...] | None = None,
+    opset: int = EXPORTER_OPSET,
+) -> Any:
+    """Have torch write a module as an ``onnx.ModelProto``, with the types of all tensors.
+
+    Raises:
+        ValueError: If the module does not take every size of the axes, which have names, of its inputs.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*LeafSpec|.*rename_mapping", FutureWarning)  # torch about its own code
+        warnings.filterwarnings("ignore", r".*create_unbacked_symint", FutureWarning)
+        try:
+            # The exporter that goes through torch.export: the older one writes each computation with a size as a chain
+            # of nodes.
+            program = torch.onnx.export(
+                model,
+                args,
+                input_names=inputs,
+                output_names=outputs,
+                opset_version=opset,
+                dynamic_shapes=axes,
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            if not axes:
+                raise
+            names = " and ".join(str(axis) for axis in axes[0].values())
+            raise ValueError(
+                f"{type(model).__name__} cannot be exported for any {names}: export it with dynamic_size=False and, "
+                f"should that not do, dynamic_batch=False ({error.__cause__ or error})"
+            ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def save(proto: Any, path: Path, facts: dict[str, Any]) -> None:
+    """Write a file that says where it comes from, and nothing about the machine that it was made on."""
+    import onnx
+
+    proto.producer_name, proto.producer_version = "timm-mobilevit", __version__
+    # Older runtimes and compilers for NPUs refuse newer ones (onnxruntime#20559); nothing in the file needs more.
+    proto.ir_version = min(proto.ir_version, _IR_VERSION)
+    graph = proto.graph
+    # tract refuses symbols in the types of what is between the nodes; every runtime finds these types by itself.
+    for value in list(graph.value_info):
+        if any(size.dim_param for size in value.type.tensor_type.shape.dim):
+            graph.value_info.remove(value)
+    for node in graph.node:
+        if node.op_type == "ConstantOfShape" and not node.attribute:  # the default, which OpenCV 5 does not know
+            node.attribute.append(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.zeros(1, "f"))))
+    # torch's exporter writes the stack trace of each node, with the paths of the machine.
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    proto.doc_string = ""
+    onnx.helper.set_model_props(proto, {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()})
+    onnx.save(proto, os.fspath(path))

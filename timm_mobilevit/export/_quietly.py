@@ -1,0 +1,36 @@
+"""Converters that print: each runs in a process of its own, so that nothing is done to the streams of this one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def run_quietly(command: Sequence[str | Path], title: str, folder: Path | None = None) -> None:
+    """Run a program and say nothing of what it prints, unless it fails.
+
+    Args:
+        command: The program and its arguments.
+        title: What it writes, for the message.
+        folder: Where it runs.
+
+    Raises:
+        RuntimeError: If it fails; the message has the end of what it printed.
+    """
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace", env=os.environ | {"PYTHONSAFEPATH": "1"}
+    )
+    if done.returncode:
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or [
+            f"code {done.returncode}"
+        ]
+        told = next((line for line in reversed(said) if "Error" in line), said[-1])
+        raise RuntimeError(f"could not write {title}: {told.strip()}")
+
+
+def call_quietly(function: Callable[..., Any], *args: Path | str, title: str) -> None:
+    """Call a function of a module with text in another Python, as :func:`run_quietly` runs a program."""
+    code = f"import sys; from {function.__module__} import {function.__name__} as f; f(*sys.argv[1:])"
+    run_quietly([sys.executable, "-c", code, *args], title)
