@@ -6,37 +6,15 @@ Example:
     19
 """
 
-import os
 import sys
+from pathlib import Path
 
 from ._version import __version__
 
-
-def _is_runner() -> bool:
-    """Whether this is ``python -m timm_mobilevit.run SCRIPT``.
-
-    It imports this package before SCRIPT's folder, which may hold another timm, is on the path; ``run.py`` registers
-    the models once it is. Python sets ``sys.argv[0]`` to ``-m`` only while it looks for the module.
-    """
-    return sys.argv[0] == "-m" and sys.orig_argv[-len(sys.argv)].endswith(f"{__name__}.run")
-
-
-def _is_command() -> bool:
-    """Whether this is the installed command ``timm-mobilevit``.
-
-    ``--help`` and completion should not wait for torch and timm; ``cli`` registers the models for the commands that
-    need them. The folder is compared too: any other program of this name gets the models as ever.
-    """
-    folder, name = os.path.split(os.path.realpath(sys.argv[0]))
-    if name.removesuffix(".exe") != "timm-mobilevit":
-        return False
-    import sysconfig
-
-    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
-    return folder in [os.path.realpath(sysconfig.get_path("scripts", scheme)) for scheme in schemes]
-
-
-if not (_is_runner() or _is_command()):
+# Two programs register the models later: `timm-mobilevit`, whose help and completion do not wait for torch, and `python
+# -m timm_mobilevit.run`, whose script may bring another timm. sys.argv[0] is "-m" while Python looks for the module.
+_program = sys.argv[0]
+if Path(_program).stem != "timm-mobilevit" and not (_program == "-m" and f"{__name__}.run" in sys.orig_argv):
     from . import mobilevit_zoo as mobilevit_zoo
     from .inference.optimize import optimize_for_inference
     from .network.model import MobileViT

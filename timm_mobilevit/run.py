@@ -66,9 +66,8 @@ def main() -> None:
 def register() -> None:
     """Register our models with the timm that an import would find now, in this process and in those it spawns.
 
-    Python imports our package before it runs this module, and so before the script's folder is on the search path.
-    Under ``python -m timm_mobilevit.run`` the package waits for this call. Under a debugger, profiler or coverage tool
-    that runs this module, it could not know, and may have imported another timm: then timm is imported afresh.
+    A debugger, profiler or coverage tool that runs this module has imported our package before, and so perhaps another
+    timm: then timm is imported afresh.
 
     Raises:
         ImportError: The timm found is older than our models need; a checkout may hold one.

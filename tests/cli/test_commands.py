@@ -103,13 +103,13 @@ def test_a_command_registers_the_models_itself():
     assert sorted(result.stderr.split()) == ["timm", "torch"]
 
 
-def test_the_command_is_recognised_where_it_is_linked_to(tmp_path):
-    (tmp_path / "timm-mobilevit").symlink_to(COMMAND)
-    assert run_script("--version", argv0=tmp_path / "timm-mobilevit").stderr.split() == []
+@pytest.mark.parametrize("name", ["timm-mobilevit", "timm-mobilevit.exe"])
+def test_the_command_is_recognised_by_its_name(name, tmp_path):
+    assert run_script("--version", argv0=tmp_path / name).stderr.split() == []
 
 
-@pytest.mark.parametrize("name", ["timm-mobilevit", "timm-mobilevit.exe", "train.py", "-c", ""])
-def test_other_programs_have_the_models_whatever_their_name(name, tmp_path):
+@pytest.mark.parametrize("name", ["train.py", "timm-mobilevit/train", "-m", "-c", ""])
+def test_other_programs_have_the_models(name, tmp_path):
     code = "import sys; sys.argv = [%r]; import timm, timm_mobilevit; print(timm.is_model('mobilevitv3_xxs'))"
     assert run_script(argv0=tmp_path / name if "." in name or "timm" in name else name, code=code).stdout == "True\n"
 
