@@ -1,4 +1,4 @@
-"""Measured against published accuracy: ``python -m benchmarks.accuracy IMAGENET --device cuda --amp --workers 8``.
+"""Measured against published accuracy: ``python -m benchmarks.accuracy IMAGENET --device cuda --workers 8``.
 
 ``IMAGENET`` holds the validation images, one folder per class, or a folder ``val`` that does. Published weights on this
 machine are measured; ``--download`` gets those that are not there. The CSV file is written after each row.
@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Annotated
 
 import timm
+import torch
 import typer
 import yaml
 from huggingface_hub import constants
 
+from timm_mobilevit.cli._options import Dtype, Precision
 from timm_mobilevit.configs import FOLDER
 from timm_mobilevit.evaluate import evaluate
 from timm_mobilevit.weights.fetch import CHECKPOINT
@@ -67,7 +69,7 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    amp: Annotated[bool, typer.Option("--amp", help="Use autocast with bfloat16.")] = False,
+    dtype: Dtype = Precision.float32,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the CSV file.")] = RESULTS,
 ) -> None:
     """Measure the published weights on ImageNet beside their published top-1; exit with 1 if any cannot be loaded."""
@@ -84,7 +86,8 @@ def main(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     constants.HF_HUB_OFFLINE = not download
-    path = out / file_name("accuracy", device, ["bf16" if amp else "fp32"])
+    path = out / file_name("accuracy", device, ["fp32" if dtype is Precision.float32 else "bf16"])
+    computed = None if dtype is Precision.float32 else torch.bfloat16
     rows, absent = [], []
     with progress(len(names)) as begin:
         for name in names:
@@ -96,7 +99,7 @@ def main(
                 absent.append(f"{name}: {error}")
                 continue
             (accuracy,) = evaluate(
-                model, data, limit=limit, batch_size=batch_size, workers=workers, device=device, amp=amp
+                model, data, limit=limit, batch_size=batch_size, workers=workers, device=device, dtype=computed
             )
             published = WEIGHTS[name].top1
             measured = asdict(accuracy) | {"standard_error": accuracy.standard_error}

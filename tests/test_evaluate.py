@@ -207,13 +207,13 @@ def test_images_are_read_as_by_all_commands(tmp_path):
     assert (accuracy.images, accuracy.top1) == (4, 100.0)
 
 
-def test_amp_runs_in_bfloat16(tmp_path):
+def test_runs_in_bfloat16(tmp_path):
     folder = save_classes(tmp_path, {"cat": 1, "dog": 1}, size=64)
     model = timm.create_model(ARCH, num_classes=2)
     dtypes = []
     model.stem.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
-    for amp in (False, True):
-        evaluate(model, folder, img_size=64, workers=0, amp=amp)
+    for dtype in (None, torch.bfloat16):
+        evaluate(model, folder, img_size=64, workers=0, batch_size=1, limit=1, dtype=dtype)
     assert dtypes == [torch.float32, torch.bfloat16]
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from ._files import filling
 from ._images import MODES, UnreadableImageError, read_image
 from .convert.layouts import ChannelOrder
+from .inference.optimize import optimize_for_inference
 
 __all__ = ["Accuracy", "evaluate", "write_results"]
 
@@ -66,7 +67,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 2,
     device: str | torch.device = "cpu",
-    amp: bool = False,
+    dtype: torch.dtype | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Accuracy]:
     """Measure top-1 and top-5 accuracy with the preprocessing that belongs to the model.
@@ -86,7 +87,7 @@ def evaluate(
         batch_size: Images per forward pass.
         workers: Processes that read images; 0 reads them in this one.
         device: Where the model runs.
-        amp: Whether to use autocast with bfloat16.
+        dtype: ``torch.bfloat16`` to measure ``optimize_for_inference(model, dtype=torch.bfloat16)``.
         on_batch: Called after each batch with the number of images done and of all.
 
     Returns:
@@ -128,9 +129,11 @@ def evaluate(
         **config,
     )
     model = model.eval().to(device)
+    if dtype is not None:
+        model = optimize_for_inference(model, dtype=dtype)
     evaluators = {order: ClassificationEvaluator(device) for order in channel_orders}
     done = 0
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+    with torch.inference_mode():
         for images, targets in loader:
             if (targets == _UNREADABLE).any():
                 break

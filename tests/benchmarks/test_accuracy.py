@@ -125,14 +125,16 @@ def test_each_row_has_its_own_preprocessing(imagenet, run, monkeypatch):
     def spy(*args, **kwargs):
         model = create(*args, **kwargs)
         model.register_forward_hook(
-            lambda module, args, out: inputs.append((*args[0].shape, torch.is_autocast_enabled("cpu")))
+            lambda module, args, out: inputs.append(
+                (*args[0].shape, next(module.stages.parameters()).dtype == torch.bfloat16)
+            )
         )
         return model
 
     monkeypatch.setattr(timm, "create_model", spy)
-    for name, amp in ((ON_HUB, ()), (larger, ("--amp",))):
-        assert run(imagenet, "--limit", 3, "--batch-size", 2, "--only", name, *amp)[0].exit_code == 0
-    assert inputs == [(n, 3, size, size, amp) for size, amp in ((256, False), (384, True)) for n in (2, 1)]
+    for name, dtype in ((ON_HUB, ()), (larger, ("--dtype", "bfloat16"))):
+        assert run(imagenet, "--limit", 3, "--batch-size", 2, "--only", name, *dtype)[0].exit_code == 0
+    assert inputs == [(n, 3, size, size, half) for size, half in ((256, False), (384, True)) for n in (2, 1)]
 
 
 @pytest.mark.parametrize("kind", ["damaged", "classes", "channels", "no classifier"])

@@ -13,7 +13,7 @@ def inputs():
 
     def record(module, args):
         if isinstance(module, MobileViT):
-            half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+            half = next(module.stages.parameters()).dtype == torch.bfloat16
             seen.append((args[0].clone(), half))
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(record)

@@ -96,9 +96,19 @@ def test_images_of_evaluate(options, batches, data, given, inputs, workers):
     assert workers == [2]
 
 
-def test_workers_and_amp_of_evaluate(data, given, inputs, workers):
-    run("evaluate", data, *given, *SIZED, "--workers", 1, "--amp")
-    assert (workers, {half for _, half in inputs}) == ([1], {True})
+def test_workers_of_evaluate(data, given, inputs, workers):
+    run("evaluate", data, *given, *SIZED, "--workers", 1)
+    assert workers == [1]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_dtype(command, data, given, inputs):
+    for options, half in (((), False), (("--dtype", "float32"), False), (("--dtype", "bfloat16"), True)):
+        inputs.clear()
+        document = json.loads(run(command, data, *given, *SIZED, *options, "--json"))
+        assert {is_half for _, is_half in inputs} == {half}
+        if command == "evaluate":
+            assert document["dtype"] == ("bfloat16" if half else "float32")
 
 
 def test_batches_and_names_of_predict(data, given, inputs, models, tmp_path):

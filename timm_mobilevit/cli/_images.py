@@ -11,6 +11,7 @@ from timm.data import create_transform, resolve_input_data_config
 from torch import Tensor, nn
 
 from .._images import UnreadableImageError, image_mode, read_image
+from ..inference.optimize import optimize_for_inference
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ def classify(
     topk: int = 5,
     batch_size: int = 16,
     device: str = "cpu",
+    dtype: torch.dtype | None = None,
     data_args: dict[str, Any] | None = None,
 ) -> Iterator[Prediction]:
     """Classify images with the preprocessing that belongs to the model.
@@ -66,6 +68,7 @@ def classify(
         topk: How many classes to tell at most.
         batch_size: How many images go through the model at once.
         device: Where the model runs, as torch names devices.
+        dtype: ``torch.bfloat16`` to run ``optimize_for_inference(model, dtype=torch.bfloat16)``.
         data_args: What to change in the preprocessing, as ``timm.data.resolve_input_data_config`` takes it.
 
     Yields:
@@ -79,6 +82,8 @@ def classify(
     mode = image_mode(config["input_size"][0])
     transform = create_transform(**config)
     model = model.eval().to(usable_device(device))
+    if dtype is not None:
+        model = optimize_for_inference(model, dtype=dtype)
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         loaded = [load_image(path, mode, transform) for path in batch]

@@ -1,5 +1,6 @@
 """Options that several subcommands have."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from ..variants import VARIANTS
 def model_names() -> list[str]:
     """Return the architectures, for the completion of the shell."""
     return list(VARIANTS)
+
+
+class Precision(str, Enum):
+    """Data types to compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")]
@@ -46,7 +54,10 @@ Limit = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
 Device = Annotated[str, typer.Option(help="Where to run, as torch names devices.")]
-Amp = Annotated[bool, typer.Option("--amp", help="Run in bfloat16 where autocast says so.")]
+Dtype = Annotated[
+    Precision,
+    typer.Option(help="bfloat16 is faster where the processor has instructions for it; see `optimize_for_inference`."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

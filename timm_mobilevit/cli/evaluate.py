@@ -11,16 +11,17 @@ import typer
 
 from ..export.formats import is_exported
 from ._options import (
-    Amp,
     BatchSize,
     Checkpoint,
     CropPct,
     Device,
+    Dtype,
     Entry,
     ImgSize,
     Json,
     Limit,
     Model,
+    Precision,
     Split,
     Workers,
     check_model_is_named,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ..evaluate import Accuracy
 
 EXAMPLES = (
-    "timm-mobilevit evaluate imagenet --model mobilevitv2_1_0 --device cuda --amp --out results",
+    "timm-mobilevit evaluate imagenet --model mobilevitv2_1_0 --device cuda --dtype bfloat16 --out results",
     "timm-mobilevit evaluate digits-images --checkpoint digits",
     "timm-mobilevit evaluate imagenet --model mobilevitv3_s --checkpoint unknown.pt --channel-order both --limit 5000",
 )
@@ -68,7 +69,7 @@ def evaluate(
     batch_size: BatchSize = 64,
     workers: Workers = 2,
     device: Device = "cpu",
-    amp: Amp = False,
+    dtype: Dtype = Precision.float32,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write evaluate.json and evaluate.csv to.", show_default=False)
     ] = None,
@@ -78,6 +79,7 @@ def evaluate(
     check_model_is_named(model, checkpoint)
     if out:
         reserve_folder(context, out, ("evaluate.json", "evaluate.csv"), claim="evaluate")
+    import torch
     from timm.data import resolve_input_data_config
 
     from ..evaluate import better_order, write_results
@@ -100,7 +102,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             device=usable_device(device),
-            amp=amp,
+            dtype=None if dtype is Precision.float32 else torch.bfloat16,
             on_batch=on_batch,
         )
     document = {
@@ -108,7 +110,7 @@ def evaluate(
         "checkpoint": str(checkpoint) if checkpoint else None,
         "data": str(data),
         "preprocessing": resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct}),
-        "amp": amp,
+        "dtype": dtype.value,
         **versions(device),
         "results": [describe(accuracy) for accuracy in accuracies],
     }

@@ -10,7 +10,20 @@ import typer
 
 from .._files import replacing
 from ._errors import print_error
-from ._options import BatchSize, Checkpoint, CropPct, Device, Entry, Images, ImgSize, Json, Model, check_model_is_named
+from ._options import (
+    BatchSize,
+    Checkpoint,
+    CropPct,
+    Device,
+    Dtype,
+    Entry,
+    Images,
+    ImgSize,
+    Json,
+    Model,
+    Precision,
+    check_model_is_named,
+)
 from ._targets import reserve_folder
 
 if TYPE_CHECKING:
@@ -28,7 +41,7 @@ EXAMPLES = (
 )
 
 # What says nothing about a detector or segmentor: its config has it.
-_OF_CLASSIFIERS = ("model", "pretrained", "topk", "labels", "img_size", "crop_pct", "batch_size")
+_OF_CLASSIFIERS = ("model", "pretrained", "topk", "labels", "img_size", "crop_pct", "batch_size", "dtype")
 
 
 def predict(
@@ -56,6 +69,7 @@ def predict(
     crop_pct: CropPct = None,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
+    dtype: Dtype = Precision.float32,
     as_json: Json = False,
     config: Annotated[
         str,
@@ -93,6 +107,8 @@ def predict(
     check_model_is_named(model, checkpoint)
     if checkpoint and not pretrained:
         raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
+    import torch
+
     from .._images import find_images
     from ._checkpoint import load_model
     from ._images import classify
@@ -109,6 +125,7 @@ def predict(
         topk=topk,
         batch_size=batch_size,
         device=device,
+        dtype=None if dtype is Precision.float32 else torch.bfloat16,
         data_args={"img_size": img_size, "crop_pct": crop_pct},
     )
     results = _with_progress_bar(predictions, len(files))
