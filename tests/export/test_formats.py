@@ -13,13 +13,19 @@ import numpy as np
 import pytest
 import timm
 import torch
+import typer
 from export_models import shallow
 from PIL import Image
 from random_weights import randomise
+from timm.data import resolve_data_config
+from timm.task import ClassificationTask
 from torch import nn
 from typer.testing import CliRunner
 
+from benchmarks import digits
+from benchmarks.digits_data import write_digits
 from timm_mobilevit.cli import app
+from timm_mobilevit.evaluate import evaluate
 from timm_mobilevit.export import ExportedModel, export_model
 from timm_mobilevit.export._calibration import draw_images
 from timm_mobilevit.export._compare import HALF_TOLERANCE, relative_difference
@@ -205,10 +211,7 @@ def test_half_halves_the_weights(to, tmp_path):
 def test_eight_bits(to, tmp_path):
     needs(to)
     pytest.importorskip({"openvino": "nncf"}.get(to, "torch"))
-    (tmp_path / "images").mkdir()
-    for index in range(4):
-        pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8).numpy()
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    noise(tmp_path / "images")
     timm.models.save_for_hf(trained(SMALLEST[-1], num_classes=3), tmp_path / "model")
     sizes = {}
     for name, options in (("float", ()), ("int8", ("--int8", "--calibration", tmp_path / "images"))):
@@ -220,6 +223,57 @@ def test_eight_bits(to, tmp_path):
     assert re.search(r"On 4 of the calibration images, the correlation .* float32 is 0\.\d{4}\.", result.output)
     assert sizes["int8"] < 0.6 * sizes["float"]
     assert ExportedModel(out)(torch.rand(2, 3, 64, 64)).isfinite().all()
+
+
+def noise(folder, count=4, size=64):
+    folder.mkdir()
+    for index in range(count):
+        pixels = torch.randint(256, (size, size, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("pictures", [False, True])
+def test_litert_computes_in_integers_alone(name, pictures, tmp_path):
+    needs("litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    model, path = trained(name, num_classes=3), tmp_path / "model.tflite"
+    images = noise(tmp_path / "images")
+    export_model(model, path, input_size=(3, 64, 64), calibration=images, softmax=pictures, image_input=pictures)
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    kinds = {np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
+    assert kinds == {"int8", "int32", *(["uint8"] if pictures else [])}
+    (source,) = interpreter.get_input_details()
+    if pictures:
+        assert (source["dtype"], source["shape"].tolist()) == (np.uint8, [1, 64, 64, 3])
+        assert source["quantization"] == (1.0, 0)  # a pixel is its own number
+    else:
+        assert (source["dtype"], source["shape"].tolist()) == (np.int8, [1, 3, 64, 64])
+
+
+@pytest.mark.long
+@pytest.mark.export
+@pytest.mark.parametrize("name", [SMALLEST[1], SMALLEST[2]])
+def test_litert_reads_digits_in_integers_as_well(name, tmp_path):
+    """Top-1 within a point on the held-out scans, after a short training."""
+    needs("litert")
+    data = write_digits(tmp_path / "digits")
+    torch.manual_seed(0)
+    overlay = {"input_size": (3, 64, 64), "crop_pct": 1.0}
+    model = timm.create_model(name, num_classes=10, pretrained_cfg_overlay=overlay)
+    loaders = digits.make_loaders(data, resolve_data_config({}, model=model), batch_size=32)
+    digits.train(ClassificationTask(model), loaders, epochs=5, lr=4e-3)
+    options = {"calibration": data / "train", "image_input": True, "softmax": True}
+    export_model(model.eval(), tmp_path / "digits.tflite", input_size=(3, 64, 64), **options)
+    (in_torch,), (in_litert,) = (
+        evaluate(network, data, workers=0) for network in (model, ExportedModel(tmp_path / "digits.tflite"))
+    )
+    assert in_torch.top1 > 80
+    assert in_litert.top1 > in_torch.top1 - 1
 
 
 def test_calibration_images_are_what_the_model_takes(tmp_path):
@@ -347,6 +401,10 @@ def test_every_option_of_a_format_is_one_of_its_command():
     library_only = {"input_name"}
     assert {option for form in FORMATS.values() for option in form.takes} == OWN.keys() | library_only
     for name, form in FORMATS.items():
+        command = typer.main.get_command(app).commands["export"].commands[name]
+        defaults = {option.name: option.default for option in command.params}
+        for option in form.takes.keys() & defaults.keys() - {"weight_type"}:  # of those that have it, without --int8
+            assert defaults[option] == form.takes[option]
         shown = run("export", name, "--help").output
         for option, words in OWN.items():
             for word in words:

@@ -267,9 +267,10 @@ class TestBinary:
         np.testing.assert_allclose(actual[0], probabilities.numpy(), atol=1e-4)
 
     def test_wrong_classes_are_not_kept(self, files, tmp_path, monkeypatch):
-        from timm_mobilevit.export import final_outputs
+        from timm_mobilevit.export import tails
 
-        monkeypatch.setattr(final_outputs, "_THRESHOLD", final_outputs._THRESHOLD.replace("Greater", "Less"))
+        translate = tails.translate
+        monkeypatch.setattr(tails, "translate", lambda tail, *args: translate(tails.Classes(0.3), *args))
         done = export(*files, tmp_path / "file.onnx", "--static", "--argmax")
         assert done.exit_code == 1
         assert "the classes are not those of the logits" in done.stderr

@@ -78,6 +78,19 @@ Evaluate = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
+Int8 = Annotated[bool, typer.Option("--int8", help="Quantise to 8 bits, with --calibration.")]
+Calibration = Annotated[
+    Path | None, typer.Option(help="Folder of images that the model is for, to measure the ranges of 8 bits on.")
+]
+StoredAs = Annotated[
+    WeightType | None,
+    typer.Option(
+        help="How --int8 stores weights: int7 and uint8 are right on every processor, int7 is faster on x86, uint8 has "
+        "one bit more; int8 has both, but is wrong on x86 without VNNI.  [default: int7]",
+        show_default=False,
+    ),
+]
+
 
 def _flag(name: str, text: str) -> tuple[Any, bool]:
     return Annotated[bool, typer.Option(name, help=text)], False
@@ -87,7 +100,9 @@ def _flag(name: str, text: str) -> tuple[Any, bool]:
 OWN: dict[str, dict[str, tuple[Any, Any]]] = {
     "dynamic_batch": {"static": _flag("--static", "Take one image of that size, nothing else.")},
     "dynamic_size": {"fixed_size": _flag("--fixed-size", "Take any number of images, all of that size.")},
-    "half": {"half": _flag("--half", "Write weights in float16, for runtimes that compute in what is in the file.")},
+    "half": {
+        "half": _flag("--half/--no-half", "Write weights in float16, for runtimes that compute in what is in the file.")
+    },
     "half_io": {"half_io": _flag("--half-io", "With --half, take and give float16 too.")},
     "softmax": {"softmax": _flag("--softmax", "Give probabilities instead of logits.")},
     "image_input": {
@@ -96,29 +111,8 @@ OWN: dict[str, dict[str, tuple[Any, Any]]] = {
             "Take decoded pictures, uint8 with the channels last; mean and standard deviation are in the file.",
         )
     },
-    "calibration": {
-        "int8": _flag("--int8", "Quantise to 8 bits, with --calibration."),
-        "calibration": (
-            Annotated[
-                Path | None,
-                typer.Option(help="Folder of images that the model is for, to measure the ranges of 8 bits on."),
-            ],
-            None,
-        ),
-    },
-    "weight_type": {
-        "weight_type": (
-            Annotated[
-                WeightType | None,
-                typer.Option(
-                    help="How --int8 stores weights: int7 and uint8 are right on every processor, int7 is faster on "
-                    "x86, uint8 has one bit more; int8 has both, but is wrong on x86 without VNNI.  [default: int7]",
-                    show_default=False,
-                ),
-            ],
-            None,
-        )
-    },
+    "calibration": {"int8": (Int8, False), "calibration": (Calibration, None)},
+    "weight_type": {"weight_type": (StoredAs, None)},
     "opset": {"opset": (Annotated[int, typer.Option(min=17, help="Version of the operators.")], 18)},
     "suppress": {
         "raw": _flag(

@@ -54,20 +54,15 @@ def command(form: Format) -> Callable[..., None]:
     ) -> None:
         if bool(model) == bool(config):
             raise typer.BadParameter("name a model, or a detector or segmentor with --config")
-        if entry is not None and not checkpoint:
-            raise typer.BadParameter("--entry goes with --checkpoint")
-        if checkpoint and random_weights:
-            raise typer.BadParameter("--checkpoint and --random-weights exclude each other")
+        check_weights(checkpoint, entry, random_weights)
         if config and backbone:
             raise typer.BadParameter("--backbone takes a model, not a --config")
         if (labels or evaluate) and (config or backbone):
             raise typer.BadParameter("--labels and --evaluate are for classifiers")
-        wanted = shared.parse_size(img_size)
-        if evaluate and wanted and wanted[0] != wanted[1]:
-            raise typer.BadParameter("--evaluate measures on squares: give --img-size one number")
+        wanted = read_size(img_size, evaluate)
         if evaluate and form.unverified:
             raise typer.BadParameter(f"--evaluate runs the file, but {form.unverified}")
-        options = _options(own, dense=bool(config))
+        options = to_options(own, dense=bool(config))
         reserve_file(context, out, force=force, check=form.check_target)
 
         if config:
@@ -77,7 +72,7 @@ def command(form: Format) -> Callable[..., None]:
             if (options.get("argmax") and is_detector) or (own.get("raw") and not is_detector):
                 raise typer.BadParameter("--raw is for detectors, --argmax for segmentors")
         else:
-            network = _load_model(model, checkpoint, entry, random_weights)
+            network = load_model(model, checkpoint, entry, random_weights)
             size, is_detector = network.pretrained_cfg["input_size"], False
             if backbone:
                 network = _maps(network, out_indices)
@@ -91,7 +86,7 @@ def command(form: Format) -> Callable[..., None]:
         names = read_labels(labels) if labels else None
         if form.needs_labels and names is None and int(getattr(network, "num_classes", 0)):
             names = class_names(network)
-        before = _top1(network, evaluate, size) if evaluate else None
+        before = top1(network, evaluate, size) if evaluate else None
         found = export_model(network, out, form.name, input_size=size, labels=names, **options)
         if found is None:
             typer.echo(f"Not verified: {form.unverified}.")
@@ -105,12 +100,16 @@ def command(form: Format) -> Callable[..., None]:
         if evaluate:
             from ..export.runtimes import ExportedModel
 
-            after = _top1(ExportedModel(out), evaluate, size)
+            after = top1(ExportedModel(out), evaluate, size)
             typer.echo(f"Top-1 on {evaluate}: {before} % in PyTorch, {after} % in this file.")
         typer.echo(f"Wrote {out}: images of {size[1]}×{size[2]} pixels with {size[0]} channels.")
 
     # typer reads the options from the signature.
-    given = {name: entry for option in form.takes for name, entry in shared.OWN.get(option, {}).items()}
+    given = {
+        name: (annotation, form.takes.get(name, default) if name != "weight_type" else default)
+        for option in form.takes
+        for name, (annotation, default) in shared.OWN.get(option, {}).items()
+    }
     signature = inspect.signature(export)
     export.__annotations__ |= {name: annotation for name, (annotation, _) in given.items()}
     export.__signature__ = signature.replace(  # type: ignore[attr-defined]
@@ -128,7 +127,23 @@ def command(form: Format) -> Callable[..., None]:
     return export
 
 
-def _options(own: dict[str, Any], *, dense: bool) -> dict[str, Any]:
+def check_weights(checkpoint: Path | None, entry: str | None, random_weights: bool) -> None:
+    """Refuse options that contradict each other."""
+    if entry is not None and not checkpoint:
+        raise typer.BadParameter("--entry goes with --checkpoint")
+    if checkpoint and random_weights:
+        raise typer.BadParameter("--checkpoint and --random-weights exclude each other")
+
+
+def read_size(img_size: str, evaluate: Path | None) -> tuple[int, int] | None:
+    """Height and width, if given."""
+    wanted = shared.parse_size(img_size)
+    if evaluate and wanted and wanted[0] != wanted[1]:
+        raise typer.BadParameter("--evaluate measures on squares: give --img-size one number")
+    return wanted
+
+
+def to_options(own: dict[str, Any], *, dense: bool = False) -> dict[str, Any]:
     """Options of ``export_model``, from those of the command line."""
     own = dict(own)
     if (own.get("raw") or own.get("argmax")) and not dense:
@@ -145,11 +160,13 @@ def _options(own: dict[str, Any], *, dense: bool) -> dict[str, Any]:
     if "static" in own:
         static, fixed_size = own.pop("static"), own.pop("fixed_size")
         own |= {"dynamic_batch": not static, "dynamic_size": not static and not fixed_size}
+    if "weight_type" in own:
         own["weight_type"] = (own["weight_type"] or shared.WeightType.int7).value
     return own
 
 
-def _top1(network: "nn.Module", data: Path, size: tuple[int, int, int]) -> str:
+def top1(network: "nn.Module", data: Path, size: tuple[int, int, int]) -> str:
+    """Accuracy in percent, as it is printed."""
     from ..evaluate import evaluate
     from .evaluate import progress_bar
 
@@ -158,15 +175,16 @@ def _top1(network: "nn.Module", data: Path, size: tuple[int, int, int]) -> str:
     return f"{accuracy.top1:.2f}"
 
 
-def _load_model(name: str, checkpoint: Path | None, entry: str | None, random_weights: bool) -> "nn.Module":
-    from ._checkpoint import load_model
+def load_model(name: str, checkpoint: Path | None, entry: str | None, random_weights: bool) -> "nn.Module":
+    """The model of a name or directory, whose configuration says nothing that is not true of its weights."""
+    from . import _checkpoint
 
     directory = Path(name.removeprefix("local-dir:"))
     if directory.is_dir():
         if checkpoint or random_weights:
             raise ValueError(f"{directory} holds weights of its own; to use others, name the architecture")
-        return load_model("", directory, True, entry)
-    network = load_model(name, checkpoint, not random_weights, entry)
+        return _checkpoint.load_model("", directory, True, entry)
+    network = _checkpoint.load_model(name, checkpoint, not random_weights, entry)
     if checkpoint or random_weights:
         cfg: Any = network.pretrained_cfg
         for key in ("tag", "license", "origin_url"):  # they say nothing about these weights

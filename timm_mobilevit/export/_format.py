@@ -45,25 +45,15 @@ class Format:
     siblings: tuple[str, ...] = ()
 
     def require(self, *, to_write: bool = True) -> None:
-        """Make sure that the packages are installed.
-
-        Args:
-            to_write: Whether the file is to be written; otherwise it is only run.
-
-        Raises:
-            ImportError: If one is missing; the message names the extra.
-        """
+        """Make sure that the packages are installed that write a file, or those that only run it."""
         require(self.name, self.title, (*self.packages, self.runtime) if to_write else (self.runtime,))
 
     def check_target(self, path: Path, *, force: bool = True) -> None:
         """Refuse a name that no file of the format can have, or that cannot be written.
 
-        Args:
-            path: The file, or the directory of a format that has several.
-            force: Whether it, and the files that belong to it, may be overwritten.
-
         Raises:
-            ValueError: If the name has another ending, is there and ``force`` is not set, or is of another kind.
+            ValueError: If the name has another ending, is of another kind, or it or a file that belongs to it is there
+                and ``force`` is not set.
             OSError: If there is no right to write it.
         """
         check_name(path, self.title, self.ending)
@@ -76,15 +66,10 @@ class Format:
 
 
 def require(extra: str, title: str, packages: Iterable[str]) -> None:
-    """Make sure that packages are installed.
-
-    Args:
-        extra: The extra that has them.
-        title: What needs them.
-        packages: Modules; an empty name is none.
+    """Make sure that packages are installed; an empty name is none.
 
     Raises:
-        ImportError: If one is missing; the message names the extra.
+        ImportError: If one is missing; the message says what needs it, and the extra that has it.
     """
     if missing := [package for package in dict.fromkeys(packages) if package and find_spec(package) is None]:
         raise ImportError(

@@ -12,14 +12,9 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def to_half(proto: Any, *, half_io: bool) -> Any:
-    """Convert a model to float16, which may change the one that is given.
+    """Convert an ``onnx.ModelProto`` with the types of all tensors, which may be changed, to one in float16.
 
-    Args:
-        proto: ``onnx.ModelProto`` with the types of all tensors.
-        half_io: Whether its inputs and outputs are float16 too, where they are float32.
-
-    Returns:
-        The new ``onnx.ModelProto``.
+    With ``half_io``, inputs and outputs that are float32 are float16 too.
     """
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass

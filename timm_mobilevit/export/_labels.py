@@ -13,10 +13,6 @@ def known_class_names(model: nn.Module, labels: Sequence[str] | None = None) -> 
     In this order: ``labels``; those that the model's configuration records; those of ImageNet if the configuration
     names the weights as published ones (by a tag) and the number of classes is that of one of its sets.
 
-    Args:
-        model: The model.
-        labels: Names in the order of the classes.
-
     Raises:
         ValueError: If there are more or fewer labels than classes.
 

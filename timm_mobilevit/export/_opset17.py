@@ -17,10 +17,7 @@ _ADDED = {"Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}} | 
 
 
 def to_opset_17(proto: Any) -> None:
-    """Rewrite a model of opset 18 in place.
-
-    Args:
-        proto: ``onnx.ModelProto``.
+    """Rewrite an ``onnx.ModelProto`` of opset 18 in place.
 
     Raises:
         ValueError: If it uses what opset 17 does not have.

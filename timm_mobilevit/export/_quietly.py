@@ -9,23 +9,16 @@ from typing import Any
 
 
 def run_quietly(command: Sequence[str | Path], title: str, folder: Path | None = None) -> None:
-    """Run a program and say nothing of what it prints, unless it fails.
-
-    Args:
-        command: The program and its arguments.
-        title: What it writes, for the message.
-        folder: Where it runs.
+    """Run a program in a folder and keep back what it prints.
 
     Raises:
-        RuntimeError: If it fails; the message has the end of what it printed.
+        RuntimeError: If it fails; the message names what it should write, and has the error that it printed last.
     """
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, errors="replace", env=os.environ | {"PYTHONSAFEPATH": "1"}
     )
     if done.returncode:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or [
-            f"code {done.returncode}"
-        ]
+        said = [f"code {done.returncode}", *filter(str.strip, (done.stderr + done.stdout).splitlines())]
         told = next((line for line in reversed(said) if "Error" in line), said[-1])
         raise RuntimeError(f"could not write {title}: {told.strip()}")
 

@@ -40,16 +40,10 @@ class ForVision(nn.Module):
 
 
 def with_suppression(network: Any, facts: dict[str, Any], *, per_class: bool) -> Any:
-    """Put Core ML's suppression behind a network.
+    """Put Core ML's suppression, of each class or of all together, behind the package of a ``ForVision``.
 
-    Args:
-        network: The ``coremltools`` package of a ``ForVision``.
-        facts: The thresholds of the suppression and the names of the classes.
-        per_class: Whether boxes of different classes leave each other alone.
-
-    Returns:
-        A package with the outputs ``confidence`` [N, classes] and ``coordinates`` [N, 4], and the optional inputs
-        ``iouThreshold`` and ``confidenceThreshold``.
+    The new package has the outputs ``confidence`` [N, classes] and ``coordinates`` [N, 4], and the optional inputs
+    ``iouThreshold`` and ``confidenceThreshold`` instead of what the facts say.
     """
     import coremltools as ct
 

@@ -3,7 +3,7 @@
 mmdet's and mmseg's own forward takes data samples and gives lists of detections, of a length that depends on the image:
 nothing that an exporter can follow. What is exported ends where arrays of fixed shape do. A detector gives decoded
 boxes and scores for every anchor; a segmentor gives logits of the size of the image. The metadata say what has to
-follow. ``timm_mobilevit.export.final_outputs`` adds it to ONNX files; elsewhere it is the application's.
+follow. ``timm_mobilevit.export.tails`` adds it to ONNX files; elsewhere it is the application's.
 """
 
 import copy
@@ -33,8 +33,7 @@ class ExportableDetector(nn.Module):
     suppression. To get mmdet's detections: leave out boxes that have no area once they are clipped; of each class the
     ``nms_pre`` best scores above ``score_thr``; suppression per class with ``iou_threshold``, on boxes in pixels; of
     each class the ``max_per_class`` best; of all classes the ``max_per_img`` best; clip to the image. An exported file
-    has these settings in its metadata; -1 stands for all.
-    :func:`timm_mobilevit.export.final_outputs.detections` does that.
+    has these settings in its metadata; -1 stands for all. :class:`timm_mobilevit.export.tails.Suppression` does that.
 
     Args:
         detector: A ``SingleStageDetector`` with a ``SSDLiteHead``.

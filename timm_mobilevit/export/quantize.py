@@ -14,16 +14,10 @@ from torch import Tensor
 
 from .._files import check_file, replacing
 from .._images import MODES
-from ._calibration import (
-    DATA_KEYS,
-    MIN_CORRELATION,
-    QuantizationLoss,
-    check_correlation,
-    correlation,
-    draw_images,
-    some,
-)
-from ._format import check_name
+from ._calibration import DATA_KEYS, MIN_CORRELATION, QuantizationLoss, check_correlation, correlation, draw_images
+from ._calibration import some as a_few_of
+from ._format import check_name, require
+from ._onnx_graph import PACKAGES
 
 # How the weights are stored: ONNX Runtime's type, and whether only seven of its bits are used.
 #
@@ -87,14 +81,10 @@ def quantize_onnx(
         >>> sizes[1] < sizes[0] / 2, loss.correlation > 0.8
         (True, True)
     """
-    try:
-        import onnx
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise ImportError(
-            f'quantisation needs onnx and onnxruntime ({error}); install with: pip install "timm-mobilevit[onnx]"'
-        ) from error
+    require("onnx", "quantisation", PACKAGES)
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     model_path, out, calibration = Path(model_path), Path(out), Path(calibration)
     check_name(out)
@@ -138,10 +128,10 @@ def quantize_onnx(
         for opset in [opset for opset in result.opset_import if opset.domain not in used]:
             result.opset_import.remove(opset)  # ONNX Runtime imports all domains that it knows
         onnx.save(result, quantized)
-        before, after = _run(model_path, some(images)), _run(quantized, some(images))
+        before, after = _run(model_path, a_few_of(images)), _run(quantized, a_few_of(images))
         remedy = ""
         if not correlation(before, after) >= MIN_CORRELATION:
-            remedy = _remedy(correlation(before, _run(quantized, some(images), exact_sums=True)))
+            remedy = _remedy(correlation(before, _run(quantized, a_few_of(images), exact_sums=True)))
         return check_correlation(before, after, remedy)
 
 
@@ -164,9 +154,8 @@ def _input(model: Any, path: Path, overrides: Mapping[str, Any]) -> tuple[str, d
             f"{path} must have one input, images [batch, channels, height, width], and take them one at a time; "
             f"it has {len(inputs)}, the first of shape {shape} (0: any)"
         )
-    config = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key in DATA_KEYS} | {
-        **overrides
-    }
+    config = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key in DATA_KEYS}
+    config |= overrides
     if 0 not in shape[1:]:
         config["input_size"] = shape[1:]
     missing = [key for key in ("input_size", "mean", "std") if key not in config]
