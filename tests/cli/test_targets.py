@@ -54,6 +54,7 @@ def commands(files):
     yield "file", ("recipe", "copy", "mobilevitv3_xxs.micron_in1k"), "out.yaml"
     dense = ("--config", "ssdlite_mobilevitv3-xxs", "--checkpoint", files / "missing.pth")
     yield "folder", ("predict", images, *dense), "out"
+    yield "folder", ("export", "web", ARCH, "--checkpoint", files / "missing.pth"), "out"
     for name, form in FORMATS.items():
         kind = "folder as a whole" if form.is_folder else "file"
         yield kind, ("export", name, ARCH, "--checkpoint", files / "missing.pth"), f"out{form.ending}"

@@ -10,11 +10,14 @@ import timm
 import torch
 from export_models import KINDS, close, interface, shallow
 from PIL import Image
+from random_weights import randomise
+from typer.testing import CliRunner
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
+from timm_mobilevit.cli import app  # noqa: E402
 from timm_mobilevit.export import web  # noqa: E402
 from timm_mobilevit.export.web import export_web  # noqa: E402
 
@@ -191,3 +194,56 @@ def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match="2 labels, but the model has 3 classes"):
         export_web(model, tmp_path / "site", labels=["a", "b"])
     assert not (tmp_path / "site").exists()
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["export", "web", *map(str, args)])
+
+
+def test_command(tmp_path, images):
+    model, site, dist = randomise(timm.create_model(KINDS[0], num_classes=2)), tmp_path / "site", tmp_path / "dist"
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    dist.mkdir()
+    for name in RUNTIME:
+        (dist / name).write_text(name)
+    for index, name in enumerate(("cat", "dog")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (images / f"{index}.png").rename(tmp_path / "data" / name / "one.png")
+    args = (KINDS[0], "--checkpoint", tmp_path / "model.pth", "--img-size", 64, "--out", site)
+    options = ("--labels", tmp_path / "names.txt", "--runtime", dist, "--evaluate", tmp_path / "data")
+    done = run(*args, *options, "--int8", "--calibration", images, "--weight-type", "uint8")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"In ONNX Runtime, it differs from PyTorch by \d\.\de-0\d of the standard deviation", done.output)
+    assert "On 2 of the calibration images, the correlation of the outputs in 8 bits with float32 is " in done.output
+    assert re.search(r"Top-1 on \S+data: \d+\.00 % in PyTorch, \d+\.00 % in model_quantized\.onnx", done.output)
+    assert f"python -m http.server --directory {site}" in done.output
+    assert contents(site / "runtime") == RUNTIME
+    assert contents(site / "onnx") == ["model.onnx", "model_quantized.onnx"]
+    assert read(site / "config.json")["id2label"] == {"0": "cat", "1": "dog"}
+    assert "tag" not in read(site / "config.json")  # they are other weights
+    assert interface(site / "onnx" / "model.onnx")["pixel_values"] == ("FLOAT", ["batch", 3, 64, 64])
+    done = run(*args)
+    assert (done.exit_code, "site is not empty" in done.stderr) == (1, True)
+    done = run(*args, "--force")
+    assert done.exit_code == 0, done.output
+    assert contents(site / "onnx") == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--int8",), "--int8 and --calibration go together"),
+        (("--weight-type", "uint8"), "--weight-type goes with --int8"),
+        (("--entry", "model_ema"), "--entry goes with --checkpoint"),
+        (("--checkpoint", __file__, "--random-weights"), "--checkpoint and --random-weights exclude each other"),
+        (("--evaluate", ".", "--img-size", "64,96"), "--evaluate measures on squares"),
+        (("--backbone",), "No such option: --backbone"),
+        (("--config", "ssdlite_mobilevitv3-xxs"), "No such option: --config"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message, tmp_path):
+    done = run(KINDS[0], "--out", tmp_path / "site", *options)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import typer
 from timm_mobilevit._version import __version__
 
 from ..export.formats import FORMATS
-from . import attention, config, convert, evaluate, export, info, inspect, list_models, predict, recipe
+from . import attention, config, convert, evaluate, export, export_web, info, inspect, list_models, predict, recipe
 from ._errors import one_line_errors
 from ._signals import ending_on_signals
 
@@ -72,6 +72,7 @@ for _name, _module, _command in (
 _exports = typer.Typer(help="Write a model for another runtime, each of which has a subcommand.", no_args_is_help=True)
 for _name, _examples, _export in (
     *((name, export.examples(form), export.command(form)) for name, form in FORMATS.items()),
+    ("web", export_web.EXAMPLES, export_web.export_web),
 ):
     _exports.command(_name, epilog="\n\n".join(("Examples:", *_examples)))(one_line_errors(_with_models(_export)))
 app.add_typer(_exports, name="export")

@@ -1,4 +1,4 @@
-"""Files for other runtimes, each format with an extra of its own, and such files as models.
+"""Files for other runtimes, each format with an extra of its own, a page for browsers, and such files as models.
 
 The packages that write and run them, and PyTorch, are imported only when they are used. Detectors and segmentors are
 made ready by ``timm_mobilevit.export.mm``, which needs the extra ``mm``.
@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from .onnx import export_onnx as export_onnx
     from .quantize import quantize_onnx as quantize_onnx
     from .runtimes import ExportedModel as ExportedModel
+    from .web import export_web as export_web
 
 _HOMES = {
     "ExportedModel": "runtimes",
     "export_model": "files",
     "export_onnx": "onnx",
+    "export_web": "web",
     "quantize_onnx": "quantize",
 }
 __all__ = list(_HOMES)
