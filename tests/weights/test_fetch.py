@@ -54,9 +54,14 @@ def test_address_of_the_archive():
 
 @pytest.mark.parametrize("compression", [0, 8])
 def test_two_ranges_of_the_archive(
-    server: Server, tmp_path: Path, checkpoints: Callable[[str], bytes], compression: int
+    server: Server,
+    tmp_path: Path,
+    checkpoints: Callable[[str], bytes],
+    compression: int,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    """Its directory and the checkpoint, wherever the checkpoint lies; nothing of the archive is kept."""
+    """Its directory and the checkpoint, wherever it lies; nothing is kept, and no token leaves for another host."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
     checkpoint, second = checkpoints("mobilevitv3_xxs"), checkpoints("mobilevitv3_xxs_l2")
     padding = os.urandom(2_000_000)
     files = {"models/a.bin": padding, MEMBER: checkpoint, "models/b.bin": padding, member_of(SECOND): second}
@@ -68,6 +73,7 @@ def test_two_ranges_of_the_archive(
     assert size == (0, 0)
     assert directory == (len(content) - (1 << 20), len(content) - 1)
     assert member[1] - member[0] <= len(checkpoint) + 5000
+    assert not any("secret" in str(request.headers) for request in server.requests)
 
     assert_weights(fetch_weights(SECOND, tmp_path), checkpoints("mobilevitv3_xxs_l2"), SECOND)
     assert sum(server.sent()) < len(content)

@@ -95,13 +95,11 @@ def fetch_weights(name: str, cache_dir: str | Path | None = None) -> Path:
     tried: list[str] = []
     try:
         entry = _Entry(name, row, cache_dir)
-        # Without the lock and without writing anything first: a shared cache may be read-only.
-        if tree is None and (found := entry.find()):
-            return found
         with TemporaryDirectory() as work:
             source = _from_tree(row, tree, Path(work)) if tree else None
             if tree and not source:
                 tried.append(f"{VARIABLE}={tree}: not in it")
+            # Without the lock and without writing there first: a shared cache may be read-only.
             if found := entry.find(source):
                 return found
             entry.directory.mkdir(parents=True, exist_ok=True)
