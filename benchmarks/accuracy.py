@@ -98,9 +98,12 @@ def main(
             except Exception as error:
                 absent.append(f"{name}: {error}")
                 continue
-            (accuracy,) = evaluate(
-                model, data, limit=limit, batch_size=batch_size, workers=workers, device=device, dtype=computed
-            )
+            try:
+                (accuracy,) = evaluate(
+                    model, data, limit=limit, batch_size=batch_size, workers=workers, device=device, dtype=computed
+                )
+            except (OSError, ValueError) as error:  # of the images: it would be the same for every model
+                raise typer.BadParameter(str(error)) from error
             published = WEIGHTS[name].top1
             measured = asdict(accuracy) | {"standard_error": accuracy.standard_error}
             rows.append({"model": name, "published_top1": published, **measured, **origin(device)})

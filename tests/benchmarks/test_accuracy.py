@@ -186,6 +186,16 @@ def test_refusals(imagenet, run):
         assert message in " ".join(result.output.replace("│", " ").split())
 
 
+def test_images_that_do_not_do(run, tmp_path):
+    put_on_hub(ON_HUB, weights_of(ON_HUB, 0))
+    (tmp_path / "two/cat").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "two/cat/0.png")
+    for data, message in ((tmp_path / "nothing", "no folder"), (tmp_path / "two", "has 1 classes")):
+        result, rows = run(data, "--only", ON_HUB)
+        assert (result.exit_code, rows) == (2, [])
+        assert message in result.stderr.replace("│", " ")
+
+
 def test_commands_test_every_detector_and_segmentor(run, tmp_path):
     """They run in a shell, with programs that only write down how they were called."""
     script = run("--commands")[0].stdout
