@@ -14,7 +14,7 @@ def list_configs() -> list[Path]:
     return sorted(path for path in FOLDER.glob("*/*/*.py") if path.parent.name != "_base_")
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str | Path) -> Path:
     """Find a config by its name.
 
     Args:

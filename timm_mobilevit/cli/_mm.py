@@ -33,10 +33,11 @@ def write_mm_checkpoint(
         FileNotFoundError: If a file is missing.
     """
     path = find_config(config)
-    from ..mm.convert import convert_for, dataset_meta
+    from ..mm.convert import dataset_meta
+    from ..mm.loading import load_model
 
-    state_dict = convert_for(path, read_saying_which(src, entry).state_dict, channel_order)
+    model, cfg = load_model(path, read_saying_which(src, entry).state_dict, channel_order)
     # What mmdet's and mmseg's inferencers label and colour their results by.
-    content = {"state_dict": state_dict, "meta": {"dataset_meta": dataset_meta(path)}}
+    content = {"state_dict": model.state_dict(), "meta": {"dataset_meta": dataset_meta(cfg)}}
     with replacing(out) as temporary:
         torch.save(content, temporary)

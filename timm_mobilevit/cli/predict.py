@@ -1,7 +1,9 @@
 """``timm-mobilevit predict``."""
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -148,8 +150,11 @@ def _predict_dense(
     from .mm_predict import predict_dense, text_lines
 
     files = find_images(images)
-    predictions = predict_dense(images, files, config, checkpoint, out, entry=entry, min_score=min_score, device=device)
-    entries = _with_progress_bar(predictions, len(files), "Predicting")
+    with redirect_stdout(sys.stderr):  # mmseg and mmengine print
+        predictions = predict_dense(
+            images, files, config, checkpoint, out, entry=entry, min_score=min_score, device=device
+        )
+        entries = _with_progress_bar(predictions, len(files), "Predicting")
     text = json.dumps(
         {"config": config, "checkpoint": str(checkpoint), "predictions": entries}, indent=2, allow_nan=False
     )

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..variants import get_variant
 from ..weights.loading import read_weights
-from .single_values import naming_the_batch
 
 _STEM = "stem.conv.weight"
 
@@ -165,13 +164,12 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         """Map images [B, in_channels, H, W] to the maps of the chosen stages, which lie in memory as the images do."""
         outs = []
         rows = x.is_contiguous()  # not where a user chose channels last
-        with naming_the_batch(self, x):
-            x = self.stem(x)
-            for i, stage in enumerate(self.stages):
-                x = checkpoint_seq(stage, x) if self.with_cp and self.training else stage(x)
-                if i in self.out_indices:
-                    # Inside, pixels lie together (channels last); heads take views that need rows of an image to.
-                    outs.append(x.contiguous() if rows else x)
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages):
+            x = checkpoint_seq(stage, x) if self.with_cp and self.training else stage(x)
+            if i in self.out_indices:
+                # Inside, pixels lie together (channels last); heads take views that need rows of an image to.
+                outs.append(x.contiguous() if rows else x)
         return tuple(outs)
 
     def train(self, mode: bool = True) -> "TimmMobileViT":

@@ -13,11 +13,10 @@ from torch import Tensor
 from ..convert.layouts import ChannelOrder
 from ..convert.state_dicts import source_names
 from ..variants import get_variant
-from ._building import build_model
 from ._evaluated_data import evaluated_dataset
 from ._installed import enter_scope
 
-_STEM = "backbone.stem.conv.weight"
+STEM = "backbone.stem.conv.weight"
 
 # Substitutions, applied in this order, that turn our names into those of CVNets.
 _SSD_RULES = [
@@ -103,7 +102,7 @@ def convert_state_dict(
         *branches, pool = out[key].chunk(5, dim=1)
         out[key] = torch.cat([pool, *branches], dim=1)
     if (channel_order or _known_order(state_dict, arch)) == "bgr":
-        out[_STEM] = out[_STEM].flip(1)
+        out[STEM] = out[STEM].flip(1)
     return out
 
 
@@ -153,32 +152,6 @@ def _complain(model: str, arch: str, missing: list[str], wrong: list[str], left_
     return f"this is no checkpoint of a {model} over {arch}: {hint}" + "; ".join(
         f"{what} {some(names)}" for what, names in parts.items() if names
     )
-
-
-def convert_for(
-    config: Any, state_dict: Mapping[str, Tensor], channel_order: ChannelOrder | None = None
-) -> dict[str, Tensor]:
-    """Build the model of a config and convert a checkpoint for it.
-
-    Args:
-        config: Path of a config, or a ``mmengine.Config``.
-        state_dict: As for :func:`convert_state_dict`, or the model's own, as mmdet's and mmseg's tools write it.
-        channel_order: As for :func:`convert_state_dict`.
-
-    Raises:
-        ValueError: If the config has no model of ours, or the checkpoint does not belong to it.
-    """
-    cfg = config if isinstance(config, Config) else Config.fromfile(config)
-    model = build_model(cfg, str(config))
-    if _STEM not in state_dict:
-        return convert_state_dict(state_dict, model, channel_order)
-    try:
-        model.load_state_dict(state_dict)
-    except RuntimeError as error:
-        raise ValueError(f"this is no checkpoint of {config}: {error}") from error
-    if channel_order == "bgr":
-        return {**state_dict, _STEM: state_dict[_STEM].flip(1)}
-    return dict(state_dict)
 
 
 def dataset_meta(config: Any) -> dict[str, Any]:

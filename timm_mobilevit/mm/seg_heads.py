@@ -14,7 +14,6 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..network.modes import is_exporting
-from .single_values import naming_the_batch
 
 
 @MODELS.register_module()
@@ -41,8 +40,7 @@ class MobileViTASPPHead(ASPPHead):  # type: ignore[misc]
 
     def _forward_feature(self, inputs: Any) -> Tensor:
         _check_channels(self, inputs)
-        with naming_the_batch(self, inputs):
-            return self.branch_dropout(super()._forward_feature(inputs))  # type: ignore[no-any-return]
+        return self.branch_dropout(super()._forward_feature(inputs))  # type: ignore[no-any-return]
 
 
 @MODELS.register_module()
@@ -67,8 +65,7 @@ class MobileViTPSPHead(PSPHead):  # type: ignore[misc]
 
     def _forward_feature(self, inputs: Any) -> Tensor:
         _check_channels(self, inputs)
-        with naming_the_batch(self, inputs):
-            return super()._forward_feature(inputs)  # type: ignore[no-any-return]
+        return super()._forward_feature(inputs)  # type: ignore[no-any-return]
 
 
 class GridPool(nn.AdaptiveAvgPool2d):

@@ -17,8 +17,6 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from .single_values import naming_the_batch
-
 
 @MODELS.register_module()
 class SSDLiteHead(SSDHead):  # type: ignore[misc]
@@ -90,8 +88,7 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
             raise ValueError(f"the head was built for levels of {list(self.in_channels)} channels, got {channels}")
         scores, deltas = [], []
         for level, predictor in zip(x, self.predictors, strict=True):
-            with naming_the_batch(self, level):
-                out = predictor(level)
+            out = predictor(level)
             size = out.shape[2:]
             # No more than four dimensions: exported files keep them.
             out = out.flatten(2).unflatten(1, (-1, 4 + self.cls_out_channels))  # [B, A, 4 + classes + 1, H·W]

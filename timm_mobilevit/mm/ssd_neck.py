@@ -12,8 +12,6 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .single_values import naming_the_batch
-
 _INIT = ({"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"},)
 
 
@@ -90,10 +88,9 @@ class SSDLiteNeck(BaseModule):  # type: ignore[misc]
                 f"the neck was built for maps of {self.in_channels} channels, the backbone gives {channels}: set the "
                 "neck's in_channels to them, or the backbone's out_indices to its last two stages"
             )
-        with naming_the_batch(self, inputs):
-            outs = [projection(x) for projection, x in zip(self.projections, inputs, strict=True)]
-            x = inputs[-1]
-            for layer in self.extra_layers:
-                x = layer(x)
-                outs.append(x)
-            return (*outs, self.pool_layer(x))
+        outs = [projection(x) for projection, x in zip(self.projections, inputs, strict=True)]
+        x = inputs[-1]
+        for layer in self.extra_layers:
+            x = layer(x)
+            outs.append(x)
+        return (*outs, self.pool_layer(x))
