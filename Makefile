@@ -127,7 +127,7 @@ test-docs: docs $(VENV)/.installed-test  ## look at every page of the site in Ch
 test-web: $(VENV)/.installed-test $(VENV)/.installed-docs  ## look at the page of `export web` in Chromium, and run transformers.js in Node
 	npm install --prefix build/web --no-save --no-audit --no-fund --ignore-scripts \
 	    @huggingface/transformers@4.3.1 onnxruntime-web@1.30.0
-	$(PASSIVE) $(BIN)/python -m pytest tests/export/test_web_page.py
+	$(PASSIVE) $(BIN)/python -m pytest tests/export/test_web_page.py tests/docs/test_digits.py
 
 test-consumers:  ## run tools that take timm's models, newest releases, with ours and timm's; write docs/compatibility.md
 	$(PYTHON) -m venv .venv-consumers

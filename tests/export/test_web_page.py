@@ -201,7 +201,10 @@ def test_pixels_are_those_of_timm(site, browser, photo, tmp_path):
     exif, linear = Image.Exif(), PngImagePlugin.PngInfo()
     exif[274] = 6  # lies on its side
     linear.add(b"gAMA", (100_000).to_bytes(4, "big"))  # brighter where colours are converted
+    clear = photo.convert("RGBA")
+    clear.paste((0, 0, 0, 0), (200, 300, 500, 427))
     pictures = {
+        "clear.png": (clear, {}),
         "large.png": (photo.resize((1501, 1000)), {}),
         "small.png": (photo.resize((45, 30)), {}),
         "even.png": (photo.resize((333, 222)), {}),
