@@ -70,11 +70,11 @@ for _name, _module, _command in (
     app.command(_name, epilog="\n\n".join(("Examples:", *_module.EXAMPLES)))(one_line_errors(_command))
 
 _exports = typer.Typer(help="Write a model for another runtime, each of which has a subcommand.", no_args_is_help=True)
-for _name, _examples, _export in (
+for _name, _examples, _export_to in (
     *((name, export.examples(form), export.command(form)) for name, form in FORMATS.items()),
     ("web", export_web.EXAMPLES, export_web.export_web),
 ):
-    _exports.command(_name, epilog="\n\n".join(("Examples:", *_examples)))(one_line_errors(_with_models(_export)))
+    _exports.command(_name, epilog="\n\n".join(("Examples:", *_examples)))(one_line_errors(_with_models(_export_to)))
 app.add_typer(_exports, name="export")
 
 _recipes = typer.Typer(
