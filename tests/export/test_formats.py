@@ -102,11 +102,14 @@ class Detector(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.network = shallow(SMALLEST[0], num_classes=8)
+        self.network = randomise(timm.create_model(SMALLEST[0], features_only=True, out_indices=(3, 4)))
+        channels = self.network.feature_info.channels()
+        self.heads = nn.ModuleList(randomise(nn.Conv2d(width, 2 * 7, 1)) for width in channels)
 
     def forward(self, x):
-        logits = self.network(x).reshape(-1, 2, 4)
-        return logits.sigmoid() + torch.arange(2.0)[None, :, None], logits[..., :3].softmax(-1)[..., :-1]
+        levels = [head(level) for head, level in zip(self.heads, self.network(x), strict=True)]
+        anchors = torch.cat([level.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 7) for level in levels], dim=1)
+        return anchors[..., :4].sigmoid(), anchors[..., 4:].softmax(-1)[..., :-1]
 
 
 class Segmentor(nn.Module):

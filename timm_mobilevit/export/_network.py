@@ -87,6 +87,15 @@ class Network:
                 raise RuntimeError(f"on {list(shape)} {error}{hint}") from error
         return largest
 
+    def halve(self) -> None:
+        """Compute in float16 between the input and the output, which stay float32."""
+        interface = isinstance(self.optimized, WithInterface)
+        half = _Half((self.optimized.model if interface else self.optimized).half())
+        if interface:
+            self.optimized.model = half
+        else:
+            self.optimized = half.eval()
+
     def trace(
         self,
         *,
@@ -104,6 +113,16 @@ class Network:
                 program = torch.export.export(rewrite(program.module()), args)
             decomposed: torch.export.ExportedProgram = program.run_decompositions(dict(decompositions or {}))
         return decomposed
+
+
+class _Half(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        found = self.model(x.half())
+        return found.float() if isinstance(found, Tensor) else [output.float() for output in found]
 
 
 def prepare(

@@ -45,8 +45,8 @@ def write_file(
         network.tolerance = HALF_TOLERANCE if options.get("half") else TOLERANCE
     with replacing(path) as temporary:
         found: float | QuantizationLoss | None = form.write(network, temporary, **options)
-        if found is None and form.open is not None:
-            found = network.compare(form.open(temporary, torch.get_num_threads()))
         if not form.has_metadata:
             write_facts(temporary, network.facts)
+        if found is None and form.open is not None:
+            found = network.compare(form.open(temporary, torch.get_num_threads()))
     return found

@@ -69,11 +69,18 @@ def _split_evenly(x: Tensor, size: int, dim: int = 0) -> Any:
     return _split(x, [min(size, length - start) for start in range(0, length, size)], dim)
 
 
+def _silu(x: Tensor) -> Tensor:
+    """In the precision of its input: PyTorch computes it in float32."""
+    return x * torch.sigmoid(x)
+
+
 # Each is tried on every such operator of a graph, and leaves the others as they are.
 FOR_XNNPACK: dict[Any, Callable[..., Any]] = {
     _ATEN.layer_norm.default: _layer_norm,
     _ATEN.matmul.default: _matmul,
     _ATEN.sum.dim_IntList: _sum,
+    _ATEN.silu.default: _silu,
+    _ATEN.silu_.default: _silu,
     _ATEN.split.Tensor: _split_evenly,
     _ATEN.split_with_sizes.default: _split,
 }

@@ -3,7 +3,8 @@
 XNNPACK, a library for CPUs, computes all of a classifier; what is left of detectors and segmentors runs in ExecuTorch's
 portable operators, which an application has to link too. With eight bits, convolutions, linear layers, sums of two maps
 and the pooling compute with them: weights signed with one scale per output channel, activations signed with one scale
-per tensor. Attention, norms and SiLU stay in float32, as do input and output.
+per tensor. Attention, norms and SiLU stay in float32, as do input and output. With half precision, weights and
+arithmetic are float16, input and output float32.
 """
 
 import os
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
     from ._network import Network
 
 
-def _write(network: "Network", path: Path, *, calibration: Path | None) -> None:
+def _write(network: "Network", path: Path, *, half: bool, calibration: Path | None) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     from ._xnnpack import FOR_XNNPACK
 
+    if half and calibration is not None:
+        raise ValueError("eight bits go with weights in float32: leave out half")
+    if half:
+        network.halve()
     rewrite = None
     if calibration is not None:
         rewrite = partial(_quantize, images=network.calibrate(calibration), depth=network.depth)
@@ -90,5 +95,5 @@ FORMAT = Format(
     _write,
     _open,
     runtime="executorch",
-    takes={"softmax": False, "image_input": False, "calibration": None},
+    takes={"half": False, "softmax": False, "image_input": False, "calibration": None},
 )

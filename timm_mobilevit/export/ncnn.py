@@ -3,6 +3,7 @@
 ncnn up to 1.0.20241226 computes v1's softmax wrongly, without an error; from 1.0.20250428 on it is right.
 """
 
+import json
 import os
 import tempfile
 import warnings
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._format import Format
+from ._format import Format, facts_file
 from ._quietly import run_quietly
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def _write(network: "Network", path: Path, *, half: bool) -> None:
             torch.jit.trace(network.optimized, images, check_trace=False).save(f"{folder}/model.pt")  # type: ignore[no-untyped-call]
         sizes = ",".join(map(str, images.shape))
         run_quietly([pnnx.EXEC_PATH, "model.pt", f"inputshape=[{sizes}]", f"fp16={int(half)}"], "ncnn", Path(folder))
+        # ncnn has no batches, and does not tell one from a first axis of one.
+        network.facts["output_shapes"] = [list(output.shape) for output in network.outputs(images)]
         path.mkdir()
         for name in ("model.ncnn.param", "model.ncnn.bin"):
             file = Path(folder, name)
@@ -52,16 +55,17 @@ def _open(path: Path, threads: int) -> Callable[[Any], list[Any]]:
     if net.load_param(os.fspath(path / "model.ncnn.param")) or net.load_model(os.fspath(path / "model.ncnn.bin")):
         raise ValueError(f"ncnn cannot load {path}: expected the files model.ncnn.param and model.ncnn.bin in it")
     names = sorted(net.output_names(), key=lambda name: int(name.removeprefix("out")))
+    shapes = json.loads(facts_file(path).read_text(encoding="utf-8"))["output_shapes"]
 
     def run(images: Any) -> list[Any]:
         outputs = []
         with net.create_extractor() as extractor:
-            extractor.input("in0", ncnn.Mat(np.ascontiguousarray(images[0])))  # ncnn has no batches
-            for name in names:
+            extractor.input("in0", ncnn.Mat(np.ascontiguousarray(images[0])))
+            for name, shape in zip(names, shapes, strict=True):
                 code, output = extractor.extract(name)
                 if code:
                     raise RuntimeError(f"ncnn could not compute {name} of {path}: code {code}")
-                outputs.append(np.array(output)[None])
+                outputs.append(np.array(output).reshape(shape))
         return outputs
 
     return run
