@@ -115,7 +115,10 @@ def test_features_and_arguments_of_the_model(images, folder):
             "model_args in .*config.json .*patch_size must be",
         ),
         ({"model_args": {**sound["model_args"], "act_layer": "sillu"}}, "model_args in .*config.json .*sillu"),
-        ({"model_args": {**sound["model_args"], "widths": 3}}, "model_args in .*config.json .*unexpected keyword argument 'widths'"),
+        (
+            {"model_args": {**sound["model_args"], "widths": 3}},
+            "model_args in .*config.json .*unexpected keyword argument 'widths'",
+        ),
     ):
         (folder / "config.json").write_text(json.dumps(sound | change))
         result = run("predict", images, "--checkpoint", folder)
