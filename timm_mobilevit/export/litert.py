@@ -51,8 +51,9 @@ def _convert(program: str, out: str, precision: str, images: str) -> None:
     """Convert what torch.export traced, in a process of its own."""
     import litert_torch
     import torch
-    from ai_edge_quantizer import qtyping, quantizer, recipe
+    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.utils import qsv_utils
 
     traced = torch.export.load(program)
     assert traced.example_inputs is not None
@@ -82,7 +83,12 @@ def _convert(program: str, out: str, precision: str, images: str) -> None:
                 op_config=qtyping.OpQuantizationConfig.from_dict(config["op_config"]),
                 algorithm_key=config["algorithm_key"],
             )
-        calibrated = tool.calibrate({"serving_default": [{"args_0": image} for image in np.load(images)]})
+        # The quantizer's own calibration averages the ranges of images: what is larger than usual would be cut off.
+        ranges = calibrator.Calibrator(out, qsv_update_func=qsv_utils.min_max_update)
+        manager = recipe_manager.RecipeManager()
+        manager.load_quantization_recipe(recipe.static_wi8_ai8())
+        ranges.calibrate({"serving_default": [{"args_0": image} for image in np.load(images)]}, manager)
+        calibrated = ranges.get_model_qsvs()
         if precision == "pictures":
             name = next(name for name in calibrated if "args_0" in name)
             calibrated[name] = {
