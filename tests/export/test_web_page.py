@@ -116,7 +116,7 @@ def int8_site(tmp_path_factory, model, scans, runtime):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+    with chromium(tmp_path_factory.mktemp("profile"), "--host-resolver-rules=MAP computer 127.0.0.1") as browser:
         yield browser
 
 
@@ -354,10 +354,10 @@ def test_no_camera(site, browser):
         assert wait(browser, lambda: wrong(browser)) == "This device has no camera."
 
 
-def test_plain_http_from_another_machine(site, model, scans, tmp_path):
+def test_plain_http_from_another_machine(site, browser, model, scans):
     """As on a phone that asks a computer in its network: the page gets no stream, no worker and no GPU."""
     file = next(scans.glob("val/2/*.png"))
-    with serve(site) as address, chromium(tmp_path, "--host-resolver-rules=MAP computer 127.0.0.1") as browser:
+    with serve(site) as address:
         load(browser, f"{address.replace('127.0.0.1', 'computer')}/index.html")
         assert browser.execute_script("return isSecureContext") is False
         shown = answer(browser, lambda: browser.find_element("id", "shots").send_keys(str(file)))
@@ -392,9 +392,11 @@ def test_runtime_from_elsewhere(site, model, scans, runtime, tmp_path):
         assert_as_in_pytorch(of_file(browser, file), in_pytorch(model, file))
 
 
-def test_newer_model_is_taken(site, browser, tmp_path):
+@pytest.mark.parametrize("host", ["127.0.0.1", "computer"])  # with and without a worker
+def test_newer_model_is_taken(site, browser, host, tmp_path):
     shutil.copytree(site, tmp_path / "site")
     with serve(tmp_path / "site") as address:
+        address = address.replace("127.0.0.1", host)
         load(browser, f"{address}/index.html")
         config = json.loads((site / "config.json").read_text())
         newer = tmp_path / "site" / "config.json"
