@@ -56,6 +56,15 @@ def test_options_that_a_format_does_not_have(name, option, tmp_path):
         export_model(nn.Linear(1, 1), tmp_path / f"model{FORMATS[name].ending}", **{option: True})
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, form in FORMATS.items() if form.takes.keys() >= {"half", "calibration"}]
+)
+def test_eight_bits_and_half_precision_exclude_each_other(name, tmp_path):
+    path = tmp_path / f"model{FORMATS[name].ending}"
+    with pytest.raises(ValueError, match="eight bits go with weights in float32: leave out half"):
+        export_model(nn.Linear(1, 1), path, half=True, calibration=tmp_path)
+
+
 def test_an_unknown_format(tmp_path):
     with pytest.raises(ValueError, match=r"expected one of onnx, openvino, .*; got 'tensorrt'"):
         export_model(nn.Linear(1, 1), tmp_path / "model.engine", "tensorrt")

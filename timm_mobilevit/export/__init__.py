@@ -21,7 +21,7 @@ _HOMES = {
     "export_web": "web",
     "quantize_onnx": "quantize",
 }
-__all__ = list(_HOMES)
+__all__ = ["ExportedModel", "export_model", "export_onnx", "export_web", "quantize_onnx"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,8 @@ def write_file(
     options = {**form.takes, **options}
     if options.get("calibration") is not None:
         options["calibration"] = Path(options["calibration"])
+        if options.get("half"):
+            raise ValueError("eight bits go with weights in float32: leave out half")
     form.check_target(path)
     form.require()
     of_the_network = {key: options.pop(key) for key in _OF_THE_NETWORK if key in options}

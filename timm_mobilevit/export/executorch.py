@@ -28,8 +28,6 @@ def _write(network: "Network", path: Path, *, half: bool, calibration: Path | No
 
     from ._xnnpack import FOR_XNNPACK
 
-    if half and calibration is not None:
-        raise ValueError("eight bits go with weights in float32: leave out half")
     if half:
         network.halve()
     rewrite = None

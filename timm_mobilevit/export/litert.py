@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 def _write(network: "Network", path: Path, *, half: bool, calibration: Path | None) -> None:
     import torch
 
-    if half and calibration is not None:
-        raise ValueError("eight bits go with weights in float32: leave out half")
     with tempfile.TemporaryDirectory() as folder:
         program, images = Path(folder, "model.pt2"), Path(folder, "images.npy")
         if calibration is not None:

@@ -56,8 +56,8 @@ def _write(
         raise ValueError(f"opset must be {OLDEST_OPSET} or newer, got {opset}")
     if half_io and not half:
         raise ValueError("half_io is for half=True: only a file in half precision has float16 inputs and outputs")
-    if calibration is not None and (half or network.takes_pictures):
-        raise ValueError("eight bits go neither with half nor with image_input")
+    if calibration is not None and network.takes_pictures:
+        raise ValueError("eight bits do not go with image_input in ONNX files")
     tail = find_tail(network, suppress=suppress) if suppress or argmax else None
     write_graph(network, path, opset=opset, half=half, half_io=half_io, input_name=input_name)
     found: float | QuantizationLoss | None = None

@@ -21,8 +21,6 @@ def _write(network: "Network", path: Path, *, half: bool, calibration: Path | No
 
     if calibration is not None:
         require("openvino", "eight bits in OpenVINO", ("nncf",))
-        if half:
-            raise ValueError("eight bits go with weights in float32: leave out half")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file, images = Path(folder, "model.onnx"), Path(folder, "images.npy")
         write_graph(network, file)
