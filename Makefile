@@ -56,15 +56,14 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	touch $@
 
 # mmcv asks for C++17, torch 2.14 needs C++20: of several -std, the last one counts.
-build/cxx20: Makefile
-	mkdir -p build
+$(BIN)/cxx20: | $(BIN)/python
 	printf '#!/bin/sh\nexec c++ "$$@" -std=c++20\n' > $@
 	chmod +x $@
 
 # Its build needs pkg_resources, which setuptools 82 has no longer, and setuptools 77 for its licence field.
-$(VENV)/.installed-mmcv: Makefile build/cxx20 | $(BIN)/python
+$(VENV)/.installed-mmcv: Makefile $(BIN)/cxx20 | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) 'setuptools>=77,<81' wheel ninja
-	$(call install_mmcv,$(VENV),onedl-mmcv>=2.3.6,CXX="$(CURDIR)/build/cxx20")
+	$(call install_mmcv,$(VENV),onedl-mmcv>=2.3.6,CXX="$(CURDIR)/$(BIN)/cxx20")
 	touch $@
 
 $(VENV)/.installed-test $(VENV)/.installed-dev: $(VENV)/.installed-mmcv

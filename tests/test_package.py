@@ -32,7 +32,7 @@ def build(source: Path, *, mtime: int) -> Path:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("build", reason='needs the extra: pip install "timm-mobilevit[dev]"')
+    pytest.importorskip("build.env", reason='needs the extra: pip install "timm-mobilevit[dev]"')
     return build(tmp_path_factory.mktemp("one"), mtime=1_600_000_000)
 
 

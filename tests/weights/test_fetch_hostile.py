@@ -223,8 +223,9 @@ def test_a_process_that_is_stopped_leaves_nothing(
     cache, scratch = tmp_path / "cache", tmp_path / "scratch"
     scratch.mkdir()
     code = f"""
-import dataclasses, sys
+import dataclasses, signal
 from timm_mobilevit.weights import fetch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so would its child
 from timm_mobilevit.weights.pretrained import WEIGHTS
 fetch.MICRON_ARCHIVE = {fetch.MICRON_ARCHIVE!r}
 WEIGHTS[{name!r}] = dataclasses.replace(WEIGHTS[{name!r}], url={WEIGHTS[name].url!r})
