@@ -43,7 +43,7 @@ class AttentionMap:
         return self.scores.mean(dim=1) * patches
 
     def phases(self) -> Tensor:
-        """The same, one map for each phase: [B, P, H / patch height, W / patch width]."""
+        """Return the same, one map for each phase: [B, P, H / patch height, W / patch width]."""
         patch_h, patch_w = self.patch
         relative = self.relative()
         rows = phases_to_rows(relative[:, None], patch_h, patch_w)[:, 0]  # [B, P, N]
