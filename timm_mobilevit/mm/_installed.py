@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 Part = Literal["the backbone", "augmentations", "segmentation", "detection"]
 
-# What a part imports, and the extras that install it. Without its ops, mmcv fails detection later, in other words.
+# What a part imports, and the extras that install it. Without its ops, mmcv fails detection later, in other words, and
+# `mmseg.models` of OpenMMLab's own mmseg 1.2, which imports them.
 _NEEDED: dict[Part, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "the backbone": (("mmengine",), ("seg", "det", "mm")),
     "augmentations": (("mmengine", "mmcv"), ("seg", "det", "mm")),
-    "segmentation": (("mmengine", "mmcv", "mmseg"), ("seg", "mm")),
+    "segmentation": (("mmengine", "mmcv", "mmseg", "mmseg.models"), ("seg", "mm")),
     "detection": (("mmengine", "mmcv", "mmcv.ops", "mmdet"), ("det", "mm")),
 }
 _PART_OF_SCOPE: dict[str, Part] = {"mmseg": "segmentation", "mmdet": "detection"}
