@@ -93,12 +93,13 @@ def build_scale(name: str, *, training: bool) -> nn.Module:
     return network if training else reparameterize_model(network.eval())
 
 
-def build_family(name: str, *, training: bool = False) -> dict[str, nn.Module]:
+def build_family(name: str, *, training: bool = False, dtype: str = "fp32") -> dict[str, nn.Module]:
     """Build all implementations of one network, with the same weights.
 
     Args:
         name: One of our models.
         training: Whether they are to be trained: without the optimized form then, and in training mode.
+        dtype: "bf16" for an optimized form that computes in bfloat16; the others run under autocast.
 
     Returns:
         Networks by the source they come from; those that exist and are installed.
@@ -108,11 +109,15 @@ def build_family(name: str, *, training: bool = False) -> dict[str, nn.Module]:
     """
     ours = build(name)
     peers = {TIMM: build_timm(ours, name), TRANSFORMERS: build_transformers(ours, name)}
-    family = {OURS: ours} | ({} if training else {OPTIMIZED: timm_mobilevit.optimize_for_inference(ours)})
+    family = {OURS: ours}
+    if not training:
+        half = torch.bfloat16 if dtype == "bf16" else None
+        family[OPTIMIZED] = timm_mobilevit.optimize_for_inference(ours, dtype=half)
     family |= {source: network for source, network in peers.items() if network is not None}
     images = torch.rand(1, 3, 128, 128)
     with torch.inference_mode():
-        check_agreement({source: network(images) for source, network in family.items()}, 1e-3)
+        outputs = {source: network(images) for source, network in family.items()}
+        check_agreement(outputs, 0.3 if dtype == "bf16" else 1e-3)
     return {source: network.train(training) for source, network in family.items()}
 
 

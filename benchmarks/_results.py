@@ -29,13 +29,15 @@ def device_name(device: str) -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-# What ONNX Runtime chooses its int8 kernels by: the flag in /proc/cpuinfo on Linux, and how we write it.
+# What decides how fast int8 and bfloat16 are: the flag in /proc/cpuinfo on Linux, and how we write it.
 _INSTRUCTIONS = {
     "avx2": "avx2",
     "avx512bw": "avx512",
     "avx512_vnni": "avx512_vnni",
+    "avx512_bf16": "avx512_bf16",
     "avx_vnni": "avx_vnni",
     "amx_int8": "amx_int8",
+    "amx_bf16": "amx_bf16",
     "asimd": "neon",
     "asimddp": "neon_dotprod",
     "i8mm": "neon_i8mm",
@@ -43,7 +45,7 @@ _INSTRUCTIONS = {
 
 
 def instructions(info: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's vector instructions that int8 depends on, empty where the system does not say.
+    """Return the vector instructions that int8 and bfloat16 depend on, empty where the system does not say.
 
     Args:
         info: What the system says of its processors.

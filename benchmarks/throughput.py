@@ -148,7 +148,7 @@ def measure(setting: Setting, *, device: str, rates: Rates, rounds: int, seconds
     networks = {
         (name, source): place(network, setting.layout, device)
         for name in setting.networks
-        for source, network in _build(name, training=is_training).items()
+        for source, network in _build(name, training=is_training, dtype=setting.dtype).items()
     }
     with compiler():
         steps = {}
@@ -205,10 +205,10 @@ def measure(setting: Setting, *, device: str, rates: Rates, rounds: int, seconds
     return rows
 
 
-def _build(name: str, *, training: bool) -> dict[str, torch.nn.Module]:
+def _build(name: str, *, training: bool, dtype: str) -> dict[str, torch.nn.Module]:
     """Implementations of one of our networks, or a network for scale."""
     if name in timm.list_models(module="mobilevit_zoo"):
-        return build_family(name, training=training)
+        return build_family(name, training=training, dtype=dtype)
     return {TIMM: build_scale(name, training=training)}
 
 

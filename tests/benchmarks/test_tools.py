@@ -121,6 +121,8 @@ def test_families_are_the_same_network():
     assert list(build_family(V2)) == [OURS, OPTIMIZED, TIMM, TRANSFORMERS]
     assert list(build_family(V1, training=True)) == [OURS, TIMM, TRANSFORMERS]
     assert list(build_family(V3)) == [OURS, OPTIMIZED]
+    for dtype, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        assert next(build_family(V3, dtype=dtype)[OPTIMIZED].stages.parameters()).dtype == expected
     with pytest.raises(RuntimeError, match="b and a differ"):
         check_agreement({"a": torch.rand(2, 5), "b": torch.rand(2, 5)}, 1e-3)
     with pytest.raises(RuntimeError, match="differ by nan"):
