@@ -282,6 +282,14 @@ class TestWhatWasMadeIsTried:
         model = build(config).train()
         assert model.backbone(torch.rand(2, channels, 64, 64))[-1].shape == (2, 128, 2, 2)
 
+    def test_a_backbone_for_images_of_one_size(self):
+        """BEiT's positions are those of its images, of 640 pixels."""
+        config = load("mmseg", "beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py")
+        config.model.backbone.update(embed_dims=24, num_heads=2, img_size=(96, 96))
+        notes = use_backbone(config, ARCH)
+        assert "the maps had [24, 24, 24, 24] channels and strides [16, 16, 16, 16]" in notes[-1]
+        assert config.model.backbone.type == "TimmMobileViT"
+
     def test_one_stage_by_a_number(self):
         config = fcn({"out_indices": (3,)}, in_index=0)
         config.model.auxiliary_head = None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from timm.layers import to_2tuple
 
 from ..variants import get_variant
 from ._installed import enter_scope
@@ -120,13 +121,14 @@ def _probe(config: Config, backbone: Any) -> tuple[list[int], list[int]]:
     with torch.random.fork_rng(devices=[]):
         network = MODELS.build(plain)
         network.eval()  # some give themselves back, some do not
+        height, width = to_2tuple(backbone.get("img_size") or _PROBE)  # some take images of one size
         with torch.inference_mode():
-            maps = network(torch.zeros(1, backbone.get("in_channels") or 3, _PROBE, _PROBE))
+            maps = network(torch.zeros(1, backbone.get("in_channels") or 3, height, width))
     if isinstance(maps, torch.Tensor):
         maps = (maps,)
     if not all(isinstance(map, torch.Tensor) and map.ndim == 4 for map in maps):
         raise ValueError(f"{backbone['type']} gives no maps [B, C, H, W], so ours cannot take its place")
-    return [map.shape[1] for map in maps], [_PROBE // map.shape[-1] for map in maps]
+    return [map.shape[1] for map in maps], [width // map.shape[-1] for map in maps]
 
 
 def _stages(strides: list[int]) -> list[int]:
