@@ -193,7 +193,7 @@ def test_images_that_do_not_do(run, tmp_path):
     for data, message in ((tmp_path / "nothing", "no folder"), (tmp_path / "two", "has 1 classes")):
         result, rows = run(data, "--only", ON_HUB)
         assert (result.exit_code, rows) == (2, [])
-        assert message in result.stderr.replace("│", " ")
+        assert message in " ".join(result.stderr.replace("│", " ").split())  # lines break where the path ends
 
 
 def test_commands_test_every_detector_and_segmentor(run, tmp_path):

@@ -291,7 +291,8 @@ def test_of_two_that_convert_into_one_folder_one_wins_whole(files, tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so would its child
 import timm_mobilevit.mobilevit_zoo
 from timm_mobilevit.cli import _export, main
 save = _export.save_for_hf
