@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import timm
-import torch
 import typer
 import yaml
 from huggingface_hub import constants
@@ -87,7 +86,6 @@ def main(
         raise typer.BadParameter(str(error)) from error
     constants.HF_HUB_OFFLINE = not download
     path = out / file_name("accuracy", device, ["fp32" if dtype is Precision.float32 else "bf16"])
-    computed = None if dtype is Precision.float32 else torch.bfloat16
     rows, absent = [], []
     with progress(len(names)) as begin:
         for name in names:
@@ -100,7 +98,13 @@ def main(
                 continue
             try:
                 (accuracy,) = evaluate(
-                    model, data, limit=limit, batch_size=batch_size, workers=workers, device=device, dtype=computed
+                    model,
+                    data,
+                    limit=limit,
+                    batch_size=batch_size,
+                    workers=workers,
+                    device=device,
+                    dtype=dtype.for_optimizing(),
                 )
             except (OSError, ValueError) as error:  # of the images: it would be the same for every model
                 raise typer.BadParameter(str(error)) from error

@@ -179,6 +179,12 @@ class TestBfloat16:
         assert seen[torch.float32] == ["head.fc"]
         assert len(seen[torch.bfloat16]) > 30
 
+    def test_of_such_a_copy_is_the_same(self):
+        once = optimize_for_inference(build("mobilevitv2_0_5", num_classes=5), dtype=torch.bfloat16)
+        x = torch.rand(1, 3, 64, 64)
+        for dtype in (torch.bfloat16, None):
+            torch.testing.assert_close(optimize_for_inference(once, dtype=dtype)(x), once(x))
+
     def test_keeps_the_types_of_features(self):
         x = torch.rand(1, 3, 64, 64)
         model = build("mobilevitv3_0_5", features_only=True, out_indices=(1, 3, 4))

@@ -2,12 +2,15 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..export.formats import is_exported
 from ..variants import VARIANTS
+
+if TYPE_CHECKING:
+    import torch
 
 
 def model_names() -> list[str]:
@@ -20,6 +23,12 @@ class Precision(str, Enum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+    def for_optimizing(self) -> "torch.dtype | None":
+        """Return it as ``optimize_for_inference`` takes it, None for float32."""
+        import torch
+
+        return torch.bfloat16 if self is Precision.bfloat16 else None
 
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")]

@@ -79,7 +79,6 @@ def evaluate(
     check_model_is_named(model, checkpoint)
     if out:
         reserve_folder(context, out, ("evaluate.json", "evaluate.csv"), claim="evaluate")
-    import torch
     from timm.data import resolve_input_data_config
 
     from ..evaluate import better_order, write_results
@@ -102,7 +101,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             device=usable_device(device),
-            dtype=None if dtype is Precision.float32 else torch.bfloat16,
+            dtype=dtype.for_optimizing(),
             on_batch=on_batch,
         )
     document = {

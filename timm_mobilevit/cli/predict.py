@@ -109,8 +109,6 @@ def predict(
     check_model_is_named(model, checkpoint)
     if checkpoint and not pretrained:
         raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
-    import torch
-
     from .._images import find_images
     from ._checkpoint import load_model
     from ._images import classify
@@ -127,7 +125,7 @@ def predict(
         topk=topk,
         batch_size=batch_size,
         device=device,
-        dtype=None if dtype is Precision.float32 else torch.bfloat16,
+        dtype=dtype.for_optimizing(),
         data_args={"img_size": img_size, "crop_pct": crop_pct},
     )
     results = _with_progress_bar(predictions, len(files))

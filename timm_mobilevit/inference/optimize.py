@@ -114,6 +114,8 @@ class InDtype(nn.Module):
 
 def _run_in(dtype: torch.dtype, model: nn.Module) -> None:
     """Have a model compute in another data type between the input of each of its networks and what these return."""
+    if any(isinstance(module, InDtype) for module in model.modules()):  # it is such a copy already
+        return
     first = next(model.parameters())
     if first.device.type == "cpu" and not _has_bfloat16():
         warnings.warn("this CPU has no instructions for bfloat16: float32 is faster here", stacklevel=3)
