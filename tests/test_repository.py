@@ -25,6 +25,8 @@ def targets_of(job):
     """The make targets that a job calls, with what its matrix stands for put in."""
     commands = [step["run"] for step in job.get("steps", ()) if "run" in step]
     for key, values in job.get("strategy", {}).get("matrix", {}).items():
+        if key == "exclude":
+            continue
         variable = f"${{{{ matrix.{key} }}}}"
         commands = [command.replace(variable, value) for command in commands for value in values]
     return {

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ._nearest import suggestion
+
 __all__ = ["find_config", "list_configs"]
 
 # Where OpenMMLab packages keep theirs: setup.py copies mm_configs there. A checkout has mm_configs alone.
@@ -33,7 +35,8 @@ def find_config(name: str | Path) -> Path:
     found = [path for path in list_configs() if path.name.startswith(Path(name).name)]
     found = [path for path in found if path.stem == Path(name).stem] or found
     if not found:
-        raise FileNotFoundError(f"no config {name}: it is neither a file nor one of those in {FOLDER}")
+        hint = suggestion(Path(name).stem, [path.stem for path in list_configs()], "`timm-mobilevit config` lists all")
+        raise FileNotFoundError(f"no config {name}: it is neither a file nor one of those in {FOLDER}; {hint}")
     if len(found) > 1:
         raise ValueError(f"{name} could be any of {', '.join(path.stem for path in found)}")
     return found[0]

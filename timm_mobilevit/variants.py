@@ -6,8 +6,9 @@ of the published checkpoints.
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
+
+from ._nearest import suggestion
 
 BlockKind = Literal["v1", "v2", "v3", "v3_separable"]
 
@@ -118,9 +119,5 @@ def get_variant(name: str) -> Variant:
     if name not in VARIANTS:
         if name in TIMM_NAMES:
             raise ValueError(f"unknown architecture {name!r}; timm's {name} is {TIMM_NAMES[name]} here")
-        near = get_close_matches(name, VARIANTS, n=3)
-        raise ValueError(
-            f"unknown architecture {name!r}; "
-            + (f"near: {', '.join(near)}" if near else f"there are: {', '.join(VARIANTS)}")
-        )
+        raise ValueError(f"unknown architecture {name!r}; {suggestion(name, VARIANTS)}")
     return VARIANTS[name]

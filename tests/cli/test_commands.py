@@ -177,7 +177,10 @@ def test_list_tables_show_whole_names(env):
 def test_list_without_a_match_is_an_error():
     result = run("list", "resnet", "--json")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "nothing matches 'resnet'" in result.stderr
+    assert "nothing matches 'resnet'; `timm-mobilevit list` shows all" in result.stderr
+    result = run("list", "mobilevit3_xxs")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "did you mean mobilevitv3_xxs, " in result.stderr
 
 
 def test_info_counts_what_the_model_has():

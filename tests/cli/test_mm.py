@@ -83,5 +83,7 @@ def test_installed_configs_have_names():
     assert find_config(str(CONFIG)) == CONFIG
     with pytest.raises(FileNotFoundError, match="neither a file nor one of those in"):
         find_config("resnet")
+    with pytest.raises(FileNotFoundError, match=f"did you mean {CONFIG.stem}"):
+        find_config(CONFIG.stem.replace("mobilevitv", "mobilevit"))
     with pytest.raises(ValueError, match="could be any of"):
         find_config("ssdlite_mobilevitv1")

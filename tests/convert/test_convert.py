@@ -172,7 +172,7 @@ def test_another_architecture_is_recognised(source):
     [
         (({}, V1[0]), "no layout of cvnets, transformers, mmpretrain, timm .* none at all"),
         (({"a.weight": torch.zeros(1)}, V1[0]), "these parameter names: a.weight"),
-        (({}, "mobilevitv9_s"), "unknown architecture 'mobilevitv9_s'; near: mobilevitv3_s"),
+        (({}, "mobilevitv9_s"), "unknown architecture 'mobilevitv9_s'; did you mean mobilevitv3_s"),
         (({}, "resnet"), "unknown architecture 'resnet'; there are: mobilevitv1_xxs"),
         (({}, V1[0], "keras"), "the source must be one of .* or auto, got 'keras'"),
         (({}, "mobilevitv3_s", "mmpretrain"), "mmpretrain has no such architecture"),

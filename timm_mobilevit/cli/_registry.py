@@ -6,8 +6,9 @@ from typing import Any
 import timm
 import torch
 
-from timm_mobilevit.variants import VARIANTS, get_variant
-from timm_mobilevit.weights.pretrained import WEIGHTS
+from .._nearest import suggestion
+from ..variants import VARIANTS, get_variant
+from ..weights.pretrained import WEIGHTS
 
 MODULE = "mobilevit_zoo"  # the name that timm's registry files our models under
 
@@ -30,7 +31,8 @@ def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
     """
     names = timm.list_models(as_wildcards(pattern), module=MODULE, include_tags=tags)
     if not names:
-        raise ValueError(f"nothing matches {pattern!r}; `timm-mobilevit list` shows all")
+        hint = suggestion(pattern, WEIGHTS if tags else VARIANTS, "`timm-mobilevit list` shows all")
+        raise ValueError(f"nothing matches {pattern!r}; {hint}")
     # timm's own order is alphabetical: s, xs, xxs and 1_5 before 1_25.
     return sorted(names, key=list(WEIGHTS if tags else VARIANTS).index)
 

@@ -156,14 +156,14 @@ def versions(device: str) -> dict[str, str]:
 
 
 @contextmanager
-def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, if it is a terminal; gives the function that moves it to so many of all."""
+def progress_bar(text: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr, if it is a terminal, and give a function that sets it: how many are done, of how many."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)  # stdout holds nothing but the result
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

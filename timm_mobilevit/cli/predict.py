@@ -171,14 +171,16 @@ def _predict_dense(
         raise typer.Exit(1)
 
 
-def _with_progress_bar(predictions: "Iterator[T]", total: int, doing: str = "Classifying") -> "list[T]":
-    """Collect all predictions; meanwhile stderr shows a bar if it is a terminal and there is more than one."""
-    from rich.console import Console
-    from rich.progress import track
+def _with_progress_bar(predictions: Iterator[T], total: int, doing: str = "Classifying") -> list[T]:
+    """Collect all predictions, with a progress bar if there is more than one image."""
+    from .evaluate import progress_bar
 
-    console = Console(stderr=True)  # stdout holds nothing but the result
-    hidden = total == 1 or not console.is_terminal
-    return list(track(predictions, doing, total, console=console, transient=True, disable=hidden))
+    collected = []
+    with progress_bar(doing, hidden=total == 1) as on_progress:
+        for prediction in predictions:
+            collected.append(prediction)
+            on_progress(len(collected), total)
+    return collected
 
 
 def _show(results: "list[Prediction]", model: str, as_json: bool) -> None:

@@ -4,8 +4,9 @@ A file is called like the weights that the recipe is published to give (``mobile
 comments where its values come from, how to launch it, and where timm cannot do as the reference does.
 """
 
-from difflib import get_close_matches
 from pathlib import Path
+
+from .._nearest import suggestion
 
 _FOLDER = Path(__file__).parent
 
@@ -44,7 +45,5 @@ def find_recipe(name: str) -> Path:
     if len(found) > 1:
         raise ValueError(f"{name} has several recipes: {', '.join(path.stem for path in found)}")
     if not found:
-        near = ", ".join(get_close_matches(name, paths, n=3))
-        hint = f"did you mean {near}?" if near else "`timm-mobilevit recipe list` shows all"
-        raise ValueError(f"no recipe {name!r}; {hint}")
+        raise ValueError(f"no recipe {name!r}; {suggestion(name, paths, '`timm-mobilevit recipe list` shows all')}")
     return found[0]

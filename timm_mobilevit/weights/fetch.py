@@ -4,7 +4,6 @@ Apple's are plain files. Micron's (MobileViTv3) are folders in one archive of a 
 archive's directory and the checkpoint are downloaded, unless the server gives whole files only.
 """
 
-import difflib
 import errno
 import functools
 import hashlib
@@ -30,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .._files import filling
+from .._nearest import suggestion
 from .._version import __version__
 from ..convert import convert_state_dict
 from .checkpoint import read_checkpoint
@@ -118,8 +118,7 @@ def fetch_weights(name: str, cache_dir: str | Path | None = None) -> Path:
 def _row(name: str) -> Weights:
     row = WEIGHTS.get(name)
     if row is None:
-        close = difflib.get_close_matches(name, WEIGHTS, n=3) or sorted(key for key in WEIGHTS if WEIGHTS[key].url)
-        raise ValueError(f"no pretrained weights {name!r}; did you mean {', '.join(close)}?")
+        raise ValueError(f"no pretrained weights {name!r}; {suggestion(name, WEIGHTS)}")
     if row.url is None:
         raise ValueError(
             f"timm loads {name} from the hub ({row.hf_hub_id}): use timm.create_model({name!r}, pretrained=True)"
