@@ -1,4 +1,4 @@
-"""Writing files completely or not at all: the target is checked before the work, and replaced at its end."""
+"""Write files completely or not at all: the target is checked before the work, and replaced at its end."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Of names beside a target, for as long as it is written. Not of the process number: two containers both have 1.
+# Prefix of names beside a target while it is written. Without a process number: two containers may both have 1.
 HIDDEN = ".timm-mobilevit-"
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
@@ -25,7 +25,7 @@ def check_file(path: Path, *, force: bool = True, is_folder: bool = False) -> No
         is_folder: Whether it is a folder, as some formats of models are, which is replaced as a whole.
 
     Raises:
-        ValueError: If it is there and ``force`` is not set, it is of another kind, or its folder is none.
+        ValueError: If it exists and ``force`` is not set, it is of another kind, or its folder is not a folder.
         OSError: If there is no right to write it.
 
     Example:
@@ -75,16 +75,16 @@ def check_folder(path: Path, names: Iterable[str] = (), *, force: bool = True) -
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write to; at the end, what was written takes a file's place.
+    """Give a temporary path to write to, which replaces a file at the end.
 
-    The name is the file's own, by which libraries know the format, in a hidden folder beside it. Whatever else is
-    written beside it goes along. Folders are made where needed. After an error all is as it was.
+    Its name is the file's own, by which libraries know the format, in a hidden folder beside the file. Other files that
+    are written into that folder move too. Missing folders are made. After an error, nothing has changed.
 
     Args:
         path: The file, or the folder that is replaced as a whole.
 
     Raises:
-        OSError: If the disk is full, whatever the writing library raises then.
+        OSError: If the disk is full, whichever exception the writing library raises.
 
     Example:
         >>> import tempfile
@@ -102,13 +102,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def filling(folder: Path) -> Iterator[Path]:
     """Give a hidden folder to write to; at the end, its files move into a folder, all or none.
 
-    What is there under other names stays. After an error all is as it was.
+    Files of other names stay. After an error, nothing has changed.
 
     Args:
         folder: The folder; it is made where needed. The hidden one is in it, since it may be a file system of its own.
 
     Raises:
-        OSError: If the disk is full, whatever the writing library raises then.
+        OSError: If the disk is full, whichever exception the writing library raises.
 
     Example:
         >>> import tempfile
@@ -127,13 +127,14 @@ def filling(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed(folder: Path, name: str = "") -> Iterator[None]:
-    """Keep other processes that want the same target from it: they end with an error.
+    """Reserve a target: other processes that want the same one end with an error.
 
-    A process that is killed gives its claim up. The folder is made where needed, and removed if it stays empty.
+    The reservation ends with the process, even if that is killed. A missing folder is made, and removed if it stays
+    empty.
 
     Args:
         folder: The folder that is written to.
-        name: What is written in it, if others may write other things there at the same time.
+        name: Name of the target in it, if other targets there may be written at the same time.
 
     Raises:
         OSError: If another process has the claim, or there is no right to write to the folder.
@@ -187,7 +188,7 @@ def _lock(path: Path) -> int:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it; what stays empty of them is removed at the end."""
+    """Make a folder and its missing parents; those that stay empty are removed at the end."""
     missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -251,7 +252,7 @@ def _move(stage: Path, folder: Path) -> None:
 def _try(folder: Path, target: Path) -> None:
     """Make a folder, and a file in it if that is the target, inside a hidden folder that is removed again.
 
-    That holds in practice: root has all rights, and cannot write to a file system that is read-only.
+    A look at the rights is not enough: root has all, and still cannot write to a read-only file system.
     """
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not os.path.isdir(there):
@@ -267,12 +268,12 @@ def _try(folder: Path, target: Path) -> None:
 
 
 def _refusal(error: Exception, stage: Path) -> OSError | None:
-    """Find out whether the disk is why a library could not write, each of which raises something else then."""
+    """Find out whether the disk is the reason why a library could not write: each raises another exception then."""
     if isinstance(error, OSError):
         return error if error.errno in _NO_ROOM and error.filename is None else None
     if isinstance(error, ValueError):
         return None
-    if found := re.search(r"\(os error (\d+)\)", str(error)):  # what is written in Rust, such as safetensors
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # libraries written in Rust, such as safetensors
         return OSError(int(found[1]), os.strerror(int(found[1])))
     try:
         for file in stage.rglob("*"):

@@ -27,7 +27,7 @@ _KNOWN_RANGES = {"PNG": ("I", "I;16"), "PPM": ("I",), "JPEG2000": ("I;16",), "TI
 
 
 class UnreadableImageError(ValueError):
-    """An image cannot be read. The message says why."""
+    """An image cannot be read; the message says why."""
 
 
 def read_image(path: str | Path, mode: str, transform: Callable[[Image.Image], T]) -> T:
@@ -67,8 +67,7 @@ def read_image(path: str | Path, mode: str, transform: Callable[[Image.Image], T
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Replace folders by the images in them, at any depth, in natural order.
 
-    Hidden files are left out, and so are extensions that timm does not count as images; single files are taken as they
-    are.
+    Hidden files, and those whose extension timm does not list as images, are left out. Single files are always kept.
 
     Raises:
         ValueError: If a folder holds no image.
@@ -87,7 +86,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def image_mode(channels: int) -> str:
-    """Return the mode of PIL for images that a model with so many input channels takes.
+    """Return PIL's mode for the images of a model with this number of input channels.
 
     Raises:
         ValueError: If it takes no images.
@@ -98,7 +97,7 @@ def image_mode(channels: int) -> str:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what makes an image upright. Broken EXIF data say nothing about it: the image beside them may be whole."""
+    """Return the transposition that makes an image upright; None if there is none or the EXIF data are broken."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # PIL raises nearly anything on such data

@@ -38,12 +38,12 @@ class AttentionMap:
     scores: Tensor
 
     def relative(self) -> Tensor:
-        """Mean over the heads, as a multiple of what even attention would give: [B, H, W], 1 is even."""
+        """Return the mean over the heads as a multiple of uniform attention: [B, H, W], 1 is uniform."""
         patches = self.scores.shape[-2] * self.scores.shape[-1] / math.prod(self.patch)
         return self.scores.mean(dim=1) * patches
 
     def phases(self) -> Tensor:
-        """Return the same, one map for each phase: [B, P, H / patch height, W / patch width]."""
+        """Return these multiples, one map for each phase: [B, P, H / patch height, W / patch width]."""
         patch_h, patch_w = self.patch
         relative = self.relative()
         rows = phases_to_rows(relative[:, None], patch_h, patch_w)[:, 0]  # [B, P, N]
@@ -97,7 +97,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
 
 
 class _Recorder:
-    """Collects maps while a model runs.
+    """Collect maps while a model runs.
 
     Blocks are counted as they run: an optimized network also holds blocks that do not run, around the same layers.
     """

@@ -200,7 +200,7 @@ def write_results(out: Path, name: str, document: Mapping[str, Any], rows: Seque
 
 
 class _WholeFolder(ImageDataset):  # type: ignore[misc]
-    """An image folder read as all images are, to the last file: timm's own replaces an unreadable one by the next."""
+    """An image folder that reports unreadable images, which timm's own replaces by the next."""
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         # Not an exception: one raised in a worker delays the end of the others by five seconds each.
@@ -210,7 +210,7 @@ class _WholeFolder(ImageDataset):  # type: ignore[misc]
             return self.transform(Image.new(self.input_img_mode, (1, 1))), _UNREADABLE
 
     def read(self, index: int) -> tuple[Any, int]:
-        """The transformed image and the number of its class.
+        """Return the transformed image and the number of its class.
 
         Raises:
             UnreadableImageError: If it cannot be read.

@@ -33,7 +33,7 @@ _TIMM_REPOSITORY = "https://github.com/huggingface/pytorch-image-models"
 def main() -> None:
     """Run the script that the command line names; the process ends as the script ends it.
 
-    Exits with status 2 where the command line names no script, or one that cannot be read.
+    Exits with status 2 if the command line names no script, or one that cannot be read.
     """
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help"):
@@ -93,7 +93,7 @@ def register() -> None:
 
 
 def _file_of(name: str) -> str | None:
-    """The file that an import of a package would load if it were not loaded yet, None where there is no package."""
+    """Return the file that an import of a package would load if it were not loaded yet; None without a package."""
     loaded = sys.modules.pop(name, None)
     try:
         spec = importlib.util.find_spec(name)

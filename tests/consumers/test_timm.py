@@ -1,4 +1,4 @@
-"""Models that users take apart: replaced, wrapped and patched modules, hooks on all modules."""
+"""Models that users modify: replaced, wrapped and patched modules, hooks on all modules."""
 
 import copy
 

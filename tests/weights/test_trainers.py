@@ -77,7 +77,7 @@ def test_timm(ema, tmp_path):
     else:
         assert checkpoint.choice == ""
         assert [(one.name, one.averaged) for one in checkpoint.entries] == [("state_dict", False)]
-    assert checkpoint.facts == {"epoch": 1, "metric": 1.0}
+    assert checkpoint.metadata == {"epoch": 1, "metric": 1.0}
 
 
 @pytest.mark.parametrize("ema", [False, True])
@@ -126,7 +126,7 @@ def test_lightning(ema, tmp_path):
     assert (checkpoint.trainer, checkpoint.averaged) == ("Lightning", ema)
     assert_same(weights, average)
     assert torch.equal(weights["head.fc.weight"], raw["head.fc.weight"]) != ema
-    assert checkpoint.facts == {"epoch": 2, "step": EPOCHS * STEPS}
+    assert checkpoint.metadata == {"epoch": 2, "step": EPOCHS * STEPS}
     if ema:
         assert checkpoint.choice == (
             "the averaged weights are taken, from state_dict; --entry current_model_state takes the raw ones"

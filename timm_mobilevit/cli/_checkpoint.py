@@ -103,7 +103,7 @@ def model_from_directory(path: Path) -> nn.Module:
 def fill(model: Any, state_dict: dict[str, Tensor], arch: str) -> None:
     """Load weights into a model of the same classes and channels: every parameter comes from them.
 
-    Of a model whose weights lack the end, such as the backbone of a detector, what they do not have is removed.
+    If the weights lack the end of the model, as those of a detector's backbone do, the model loses that end too.
 
     Raises:
         RuntimeError: If they do not fit.
@@ -115,7 +115,7 @@ def fill(model: Any, state_dict: dict[str, Tensor], arch: str) -> None:
 
 
 def read_saying_which(path: Path, entry: str | None = None) -> Checkpoint:
-    """Read a checkpoint file; where weights can be taken from several entries, say on stderr which are."""
+    """Read a checkpoint file; if several entries hold weights, say on stderr which one is taken."""
     checkpoint = open_checkpoint(path, entry)
     if checkpoint.choice:
         typer.echo(f"{path}: {checkpoint.choice}", err=True)
@@ -135,7 +135,7 @@ def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None
         FileNotFoundError: If a file is missing.
         ValueError: If they do not belong together.
     """
-    find_config(config)  # what is wrong with the name is said before a large file is read
+    find_config(config)  # a wrong name is reported before a large file is read
     if checkpoint is None:
         with fixed_seed():
             return load(config, None)
@@ -148,7 +148,7 @@ def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None
 
 @contextmanager
 def fixed_seed() -> Iterator[None]:
-    """Make random weights the same each time; the generator of the process goes on as if nothing had been drawn."""
+    """Make random weights the same each time; the state of the global generator is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -170,8 +170,8 @@ def load_model(name: str, checkpoint: Path | None, pretrained: bool, entry: str 
 
     Raises:
         FileNotFoundError: If the weights are neither there nor can be downloaded.
-        ValueError: If they cannot be read, are another architecture's or not those of the whole model, or ``entry``
-            is given for what has none.
+        ValueError: If they cannot be read, are another architecture's or incomplete, or ``entry`` is given for weights
+            without entries.
     """
     is_file = checkpoint is not None and not checkpoint.is_dir() and not is_exported(checkpoint)
     if entry is not None and not is_file:
@@ -194,7 +194,7 @@ def load_model(name: str, checkpoint: Path | None, pretrained: bool, entry: str 
     try:
         with from_the_file_only():
             network: nn.Module = timm.create_model(name, pretrained=True)
-    except LocalEntryNotFoundError as error:  # its message names neither the model nor a way out
+    except LocalEntryNotFoundError as error:  # its message names neither the model nor a remedy
         raise FileNotFoundError(
             f"the weights of {name} are not in the cache and cannot be downloaded; connect to the internet, or name a "
             "file that you have with --checkpoint"

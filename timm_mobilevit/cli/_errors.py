@@ -1,4 +1,4 @@
-"""How a failure looks on the command line: one line on stderr and exit code 1 instead of a traceback."""
+"""Errors on the command line: one line on stderr and exit code 1 instead of a traceback."""
 
 import functools
 import os
@@ -23,8 +23,7 @@ def print_error(message: str) -> None:
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Wrap a subcommand so that the errors that this package and the file system raise end it with exit code 1.
 
-    Setting the environment variable ``TIMM_MOBILEVIT_TRACEBACK`` to anything but nothing lets them through, for
-    reports of what looks like a fault of this package.
+    If the environment variable ``TIMM_MOBILEVIT_TRACEBACK`` is not empty, they are raised instead, for bug reports.
     """
 
     @functools.wraps(command)

@@ -35,7 +35,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one image.
+    """Result for one image.
 
     Attributes:
         image: Path of the image.
@@ -112,7 +112,7 @@ def usable_device(device: str) -> torch.device:
 
 
 def load_image(path: Path, mode: str, transform: Callable[[Image.Image], T]) -> T | str:
-    """Return the image as the model takes it, or why it cannot be read."""
+    """Return the transformed image, or the reason why it cannot be read."""
     try:
         return read_image(path, mode, transform)
     except UnreadableImageError as error:

@@ -25,7 +25,7 @@ class Precision(str, Enum):
     bfloat16 = "bfloat16"
 
     def for_optimizing(self) -> "torch.dtype | None":
-        """Return it as ``optimize_for_inference`` takes it, None for float32."""
+        """Return the ``dtype`` of ``optimize_for_inference``, None for float32."""
         import torch
 
         return torch.bfloat16 if self is Precision.bfloat16 else None
@@ -39,13 +39,12 @@ Model = Annotated[
         autocompletion=model_names,
     ),
 ]
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(
-        help="Weights to use instead of the published ones: a file in any format that `convert` knows, such as "
-        "timm's model_best.pth.tar, a directory written by `convert`, or a file written by `export`."
-    ),
-]
+_WEIGHTS = (
+    "Weights to use instead of the published ones: a file in any format that `convert` knows, such as timm's "
+    "model_best.pth.tar, or a directory written by `convert`"
+)
+WeightsFile = Annotated[Path | None, typer.Option(help=f"{_WEIGHTS}.")]
+Checkpoint = Annotated[Path | None, typer.Option(help=f"{_WEIGHTS}, or a file written by `export`.")]
 Entry = Annotated[
     str | None,
     typer.Option(
@@ -71,7 +70,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def check_model_is_named(model: str, checkpoint: Path | None) -> None:
-    """Refuse a call that leaves open which model is meant.
+    """Refuse a call that does not say which model to use.
 
     Raises:
         typer.BadParameter: If there is neither a name nor a directory that knows it.

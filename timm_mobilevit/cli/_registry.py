@@ -1,4 +1,4 @@
-"""What the registry knows about our models: their names, and what a model built on the meta device tells."""
+"""Metadata of our models: their names in the registry, and the sizes of a model built on the meta device."""
 
 from dataclasses import asdict
 from typing import Any
@@ -43,7 +43,7 @@ def as_wildcards(pattern: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Architecture and pretrained tag of a model's name, the tag empty if it has none.
+    """Split the name of a model into architecture and pretrained tag, which is empty if the name has none.
 
     Raises:
         ValueError: If there is no such architecture or tag; the message names the closest.
@@ -61,7 +61,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def tags_of(arch: str) -> list[str]:
-    """Pretrained tags of an architecture, the default first.
+    """Return the pretrained tags of an architecture, the default first.
 
     Example:
         >>> tags_of("mobilevitv1_s")
@@ -71,7 +71,7 @@ def tags_of(arch: str) -> list[str]:
 
 
 def describe_model(arch: str) -> dict[str, Any]:
-    """Parameters and feature maps of an architecture with its own classifier, without allocating the parameters.
+    """Return the number of parameters and the feature maps of an architecture, without allocating the parameters.
 
     Example:
         >>> describe_model("mobilevitv1_xxs")["parameters"]

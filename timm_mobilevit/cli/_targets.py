@@ -1,4 +1,4 @@
-"""Where a command writes: checked before its work, and kept from other processes until it ends."""
+"""Targets of a command: checked before its work, and reserved until it ends."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from .._files import check_file, check_folder, claimed
 
 
 def reserve_file(context: typer.Context, path: Path, *, force: bool, check: Callable[..., None] = check_file) -> None:
-    """Refuse a file that cannot be written, and keep it for this command.
+    """Refuse a file that cannot be written, and reserve it for this command.
 
     Args:
         context: The command's context, at whose end the file is free again.
@@ -27,7 +27,7 @@ def reserve_file(context: typer.Context, path: Path, *, force: bool, check: Call
 def reserve_folder(
     context: typer.Context, path: Path, names: Iterable[str], *, force: bool = True, claim: str = ""
 ) -> None:
-    """Refuse a folder that files cannot be written into, and keep it for this command.
+    """Refuse a folder that files cannot be written into, and reserve it for this command.
 
     Args:
         context: The command's context, at whose end the folder is free again.

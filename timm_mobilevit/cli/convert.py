@@ -18,7 +18,7 @@ EXAMPLES = (
     "timm-mobilevit convert coco-ssd-mobilevitv2-1.0.pt --config ssdlite_mobilevitv2-1.0 --out ssdlite.pth",
 )
 
-# Of checkpoints, which other commands, and people, would take the folder for.
+# Endings of checkpoints: a folder of such a name would be taken for a file.
 _FILE_ENDINGS = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors")
 
 

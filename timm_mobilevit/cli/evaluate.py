@@ -115,7 +115,7 @@ def evaluate(
     }
     if channel_order is ChannelOrders.both:
         document["better"] = better_order(accuracies)
-    try:  # first on the screen, which outlives a full disk; and in the files where the screen is a pipe that has ended
+    try:  # print first, in case the disk is full; write the files even if stdout is a closed pipe
         if as_json:
             typer.echo(json.dumps(document, indent=2, allow_nan=False))
         else:
@@ -138,14 +138,14 @@ def _show(accuracies: "list[Accuracy]") -> None:
 
 
 def describe(accuracy: "Accuracy") -> dict[str, Any]:
-    """An accuracy as it is stored, in percent, with its standard error."""
+    """Return an accuracy as it is stored, in percent, with its standard error."""
     from dataclasses import asdict
 
     return {**asdict(accuracy), "top1_standard_error": accuracy.standard_error}
 
 
 def versions(device: str) -> dict[str, str]:
-    """Where and with what something is measured."""
+    """Return the device and the versions of a measurement."""
     import timm
     import torch
 

@@ -63,7 +63,7 @@ def _report(file: Path, prefix: str | None, entry: str | None) -> dict[str, Any]
         raise ValueError(f"{file}: {error}") from error
     weights = subtree.state_dict
     fits = fitting_architectures(subtree)
-    # What is shown, and what the command says, comes from the conversion itself, so that `convert` does the same.
+    # The report and the suggested command come from the conversion itself, so that `convert` agrees with them.
     refused, converted, order = None, {}, None
     try:
         arch = fits[0] if fits else the_architecture(subtree)
@@ -84,7 +84,7 @@ def _report(file: Path, prefix: str | None, entry: str | None) -> dict[str, Any]
     return {
         "file": str(file),
         "trainer": checkpoint.trainer,
-        **{key: checkpoint.facts.get(key) for key in ("epoch", "step", "metric", "decay")},
+        **{key: checkpoint.metadata.get(key) for key in ("epoch", "step", "metric", "decay")},
         "entry": checkpoint.entry,
         "averaged": known[checkpoint.averaged],
         "entries": [
@@ -125,5 +125,5 @@ def _command(file: Path, options: dict[str, str | None]) -> str:
     return shlex.join(["timm-mobilevit", "convert", source, *given, "--out", out])
 
 
-# Shown as "none" where there are none; the rest is left out.
+# Shown as "none" if empty; other empty entries are left out.
 _ALWAYS = ("trainer", "entry", "architectures", "classes", "input_channels", "convert")

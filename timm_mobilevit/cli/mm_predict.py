@@ -1,4 +1,4 @@
-"""What detectors and segmentors find in images: drawn with the frameworks' own visualizers, and as JSON."""
+"""Predictions of detectors and segmentors: drawn with the frameworks' own visualizers, and as JSON."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -91,7 +91,7 @@ def predict_dense(
 
 
 def _preparation(steps: list[Any]) -> Callable[[Path, NDArray[Any]], dict[str, Any]]:
-    """Return a function from an image, its file and its pixels, to what the model takes."""
+    """Return a function from an image, its file and its pixels, to the model's input."""
     loader = steps[0]
     in_colour = type_name(loader.type) == "LoadImageFromFile" and loader.get("color_type", "color") == "color"
     pipeline = Compose(steps[1:] if in_colour else steps)
@@ -109,7 +109,7 @@ def _preparation(steps: list[Any]) -> Callable[[Path, NDArray[Any]], dict[str, A
 
 
 def _visualizer(kind: str, meta: dict[str, Any]) -> Any:
-    """Return what draws detections or segments: that of mmdet or mmseg, whichever the model comes from."""
+    """Return the visualizer of mmdet or mmseg, whichever the model comes from."""
     visualizer: Any
     if kind == "detections":
         from mmdet.visualization import DetLocalVisualizer
@@ -126,9 +126,9 @@ def _visualizer(kind: str, meta: dict[str, Any]) -> Any:
 
 
 class _Finite:
-    """Whether all that the parts of a model give for an image is finite.
+    """Check that the outputs of the parts of a model are finite.
 
-    The detections do not tell: a score that is not a number is below every threshold.
+    The detections do not show it: a score that is NaN is below every threshold.
     """
 
     def __init__(self, model: Any) -> None:
@@ -140,7 +140,7 @@ class _Finite:
         self.so_far = self.so_far and all(x.isfinite().all().item() for x in tree_leaves(output) if torch.is_tensor(x))
 
     def holds(self, sample: Any) -> bool:
-        """Return whether it is for the sample, the last one."""
+        """Return whether all outputs for the last sample are finite."""
         logits = sample.seg_logits.data if "seg_logits" in sample else torch.zeros(0)
         holds, self.so_far = self.so_far and bool(logits.isfinite().all()), True
         return holds

@@ -42,7 +42,7 @@ EXAMPLES = (
     "timm-mobilevit predict photos --config ssdlite_mobilevitv3-xxs --checkpoint ssdlite.pth --out found",
 )
 
-# What says nothing about a detector or segmentor: its config has it.
+# Options that do not apply to detectors and segmentors, whose config has them.
 _OF_CLASSIFIERS = ("model", "pretrained", "topk", "labels", "img_size", "crop_pct", "batch_size", "dtype")
 
 
@@ -156,7 +156,7 @@ def _predict_dense(
     text = json.dumps(
         {"config": config, "checkpoint": str(checkpoint), "predictions": entries}, indent=2, allow_nan=False
     )
-    try:  # first on the screen, which outlives a full disk
+    try:  # print first, in case the disk is full
         if as_json:
             typer.echo(text)
         for found in entries:

@@ -11,7 +11,7 @@ IGNORED = re.compile(r"neural_augmentor\.")
 
 
 def rules(variant: Variant) -> list[tuple[str, str]]:
-    """Substitutions, applied in this order, that turn our names into theirs."""
+    """Return the substitutions, applied in this order, that turn our names into theirs."""
     if variant.separable:
         local = [(r"\.conv_kxk\.", ".local_rep.0.block."), (r"\.conv_1x1\.", ".local_rep.1.block.conv.")]
         layer = [

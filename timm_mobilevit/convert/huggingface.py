@@ -9,7 +9,7 @@ BODY = re.compile(r"(mobilevit|mobilevitv2|conv_stem|encoder|conv_1x1_exp|classi
 
 
 def rules(variant: Variant) -> list[tuple[str, str]]:
-    """Substitutions, applied in this order, that turn our names into theirs.
+    """Return the substitutions, applied in this order, that turn our names into theirs.
 
     ``{qkv}`` stands for three tensors, ``query``, ``key`` and ``value``, that are one in ours.
     """

@@ -27,7 +27,7 @@ class Layout:
         bgr: Those among them whose weights expect BGR images.
         ignored: Names that are no part of the model.
         landmark: A name beside ``stem.conv.weight`` that another layout with that name does not have.
-        body: Matches the names of the model; what has others lies beside it. Everything, if there is no pattern.
+        body: Matches the names of the model, if the file may hold more than the model; None if all names are its own.
     """
 
     signature: re.Pattern[str]
@@ -87,7 +87,7 @@ def get_layout(source: str, variant: Variant) -> Layout:
 
 
 def their_names(key: str, rules: list[tuple[str, str]]) -> list[str]:
-    """Rename a parameter of ours; gives three names where they split queries, keys and values."""
+    """Rename a parameter of ours; three names where the layout splits queries, keys and values."""
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return [key.replace("{qkv}", part) for part in ("query", "key", "value")] if "{qkv}" in key else [key]

@@ -55,9 +55,9 @@ def the_architecture(subtree: Subtree) -> str:
 
 
 def fitting_architectures(subtree: Subtree) -> list[str]:
-    """Tell which architectures a MobileViT fits, by the names and shapes of its weights.
+    """Find the architectures that a MobileViT fits, by the names and shapes of its weights.
 
-    Several fit one without its end: the last stages are where they differ.
+    A MobileViT without its last stages may fit several, because architectures differ there.
     """
     layout = LAYOUTS[subtree.source]
     stem = next((tensor for key, tensor in subtree.state_dict.items() if layout.signature.fullmatch(key)), None)
@@ -88,12 +88,12 @@ def complete(state_dict: dict[str, Tensor], source: str, variant: Variant) -> di
 
 @cache
 def _expected(variant: Variant) -> dict[str, Tensor]:
-    """Our names and shapes."""
+    """Return our names and shapes."""
     return MobileViT(variant, device="meta").state_dict()
 
 
 def end_of(variant: Variant, missing: list[str]) -> list[str]:
-    """The names from the stage, or later part, on that the first missing name belongs to."""
+    """Return the names from the stage, or later part, on that the first missing name belongs to."""
     part = re.match(r"stages\.[1-4]\.|final_conv\.|head\.", missing[0]) if missing else None
     if not part:
         return []
@@ -104,7 +104,7 @@ def end_of(variant: Variant, missing: list[str]) -> list[str]:
 def rename(
     state_dict: Mapping[str, Tensor], variant: Variant, layout: Layout
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """Look up every parameter of ours; also tell which of ours are missing and which of theirs are left over."""
+    """Look up every parameter of ours; return also which of ours are missing and which of theirs are left over."""
     rules = layout.rules(variant)
     out: dict[str, Tensor] = {}
     missing = []
@@ -134,7 +134,7 @@ def _stackable(tensors: list[Tensor]) -> bool:
 
 
 def _fits(key: str, tensor: Tensor, like: Tensor) -> bool:
-    """Whether a tensor has the shape of our parameter; classes and input channels are free."""
+    """Return whether a tensor has the shape of our parameter; classes and input channels are free."""
     if key in HEAD:
         return tensor.ndim == like.ndim and tensor.shape[1:] == like.shape[1:]
     if key == STEM:

@@ -11,7 +11,7 @@ BODY = re.compile(r"(backbone|stem|layers|conv_1x1_exp|head\.fc)\.")
 
 
 def rules(variant: Variant) -> list[tuple[str, str]]:
-    """Substitutions, applied in this order, that turn our names into theirs."""
+    """Return the substitutions, applied in this order, that turn our names into theirs."""
     last_norm = [
         (rf"^stages\.{stage}\.1\.norm\.", f"stages.{stage}.1.global_rep.{depth}.")
         for stage, depth in zip((2, 3, 4), variant.transformer_depths, strict=True)

@@ -73,7 +73,7 @@ def convert_state_dict(
             f"this is no {name} checkpoint of {arch}: {complaints(missing, left_over)}{_guess(subtree, arch)}"
         )
     weights, biases = (len(out.get(key, ())) for key in HEAD)
-    if weights != biases:  # PyTorch would tell it only after all else has been loaded
+    if weights != biases:  # PyTorch would raise only after everything else has been loaded
         raise ValueError(f"{HEAD[0]} is for {weights} classes, but {HEAD[1]} for {biases}")
     order = channel_order or layout.channel_order(variant)
     out[STEM] = _to_rgb(out[STEM], order)
@@ -112,7 +112,7 @@ def export_state_dict(
 
 
 def source_names(key: str, arch: str, source: Source) -> list[str]:
-    """Tell what a parameter of ours is called in another layout.
+    """Return the name of a parameter of ours in another layout.
 
     Args:
         key: Name of a parameter or buffer of ours.
@@ -120,7 +120,7 @@ def source_names(key: str, arch: str, source: Source) -> list[str]:
         source: The other layout.
 
     Returns:
-        One name, or three where theirs are queries, keys and values and ours one tensor.
+        One name; three if the layout has separate queries, keys and values where we have one tensor.
 
     Example:
         >>> source_names("stages.2.1.norm.weight", "mobilevitv3_1_0", "cvnets")
@@ -145,12 +145,12 @@ def _to_rgb(stem: Tensor, order: str) -> Tensor:
 
 
 def _tops(names: list[str], prefix: str) -> list[str]:
-    """The modules that names belong to, each once."""
+    """Return the modules that names belong to, each once."""
     tops = (".".join(name.split(".")[: prefix.count(".") or 1]) for name in names)
     return list(dict.fromkeys(tops))
 
 
 def _guess(subtree: Subtree, arch: str) -> str:
-    """A hint at the architectures that do fit, if any."""
+    """Return a hint at the architectures that do fit, if any."""
     fits = [other for other in fitting_architectures(subtree) if other != arch]
     return f". It fits {' and '.join(fits)}" if fits else ""

@@ -40,7 +40,7 @@ def find_subtree(
             place = layout.prefix(key)
             if place is not None and (not layout.landmark or layout.landmark_beside(key) in state_dict):
                 places[place] = name
-                break  # the first that recognises it
+                break  # the first layout that recognises it
     if prefix is not None:
         places = {place: name for place, name in places.items() if place == prefix}
     if len(places) > 1:  # other networks have such stems too

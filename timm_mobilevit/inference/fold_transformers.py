@@ -1,4 +1,4 @@
-"""Transformers with fewer operations: factors and summands per channel become part of the convolution behind them."""
+"""Transformers with fewer operations: scales and biases per channel become part of the next convolution."""
 
 from typing import TypeGuard
 
@@ -27,7 +27,7 @@ def fold_transformers(model: nn.Module) -> None:
         (True, True)
     """
     for module in list(model.modules()):
-        if "forward" in module.__dict__:  # what it does with its children is not known
+        if "forward" in module.__dict__:  # its forward may use its children in another way
             continue
         if type(module) is SeparableTransformerLayer:
             if type(module.attn) is SeparableAttention and not is_patched(module.attn):
@@ -43,7 +43,7 @@ def fold_transformers(model: nn.Module) -> None:
 
 
 def _fold_norm(norm: nn.Module, conv: nn.Module) -> nn.GroupNorm:
-    """Multiply a norm into the first input channels of a convolution, and return the norm that is left."""
+    """Multiply a norm into the first input channels of a convolution, and return the norm that remains."""
     if not is_unmodified(norm, nn.GroupNorm) or norm.weight is None or not is_pointwise(conv):
         return norm  # type: ignore[return-value]
     d = norm.num_channels

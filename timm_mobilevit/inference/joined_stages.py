@@ -61,7 +61,7 @@ def _join(before: nn.Module, after: nn.Module) -> None:
     if type(before) is InvertedResidual and not before.has_shortcut and is_unmodified(before.drop_path, nn.Identity):
         name = "conv3_1x1"
     elif type(before) is SeparableMobileViTBlock and not before.v3_fusion:
-        name = "conv_proj"  # a map that is brought back to size after it can be so before: both are linear
+        name = "conv_proj"  # resizing the map before the product equals resizing it after: both are linear
     else:
         return
     if type(after) is not InvertedResidual or after.has_shortcut:

@@ -113,8 +113,8 @@ class InDtype(nn.Module):
 
 
 def _run_in(dtype: torch.dtype, model: nn.Module) -> None:
-    """Have a model compute in another data type between the input of each of its networks and what these return."""
-    if any(isinstance(module, InDtype) for module in model.modules()):  # it is such a copy already
+    """Make the networks of a model compute in another data type; their inputs and outputs keep theirs."""
+    if any(isinstance(module, InDtype) for module in model.modules()):  # it is a copy in bfloat16 already
         return
     first = next(model.parameters())
     if first.device.type == "cpu" and not _has_bfloat16():
@@ -179,7 +179,7 @@ def fold_norms(model: nn.Module) -> None:
 
 def _fold_norm(module: nn.Module) -> None:
     """Fold the batch norm of our ConvNormAct, or of mmcv's ConvModule, into the convolution before it."""
-    if "forward" in module.__dict__:  # what it does with its children is not known
+    if "forward" in module.__dict__:  # its forward may use its children in another way
         return
     if type(module) in (ConvNormAct, Stem):
         norm_name = "bn"

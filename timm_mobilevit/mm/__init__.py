@@ -1,9 +1,9 @@
-"""MobileViT in MMDetection and MMSegmentation: importing this package registers what our configs name.
+"""MobileViT in MMDetection and MMSegmentation: importing this package registers the types that our configs name.
 
 All a config needs is ``custom_imports = dict(imports=["timm_mobilevit.mm"], allow_failed_imports=False)``.
 
-The backbone and what trains it need MMEngine alone. What belongs to segmentors or detectors is registered where the
-packages it needs are installed; elsewhere, asking for it raises an ImportError that names the extra.
+The backbone and the parts for its training need MMEngine alone. Parts of segmentors and detectors are registered if the
+packages that they need are installed; otherwise, accessing them raises an ImportError that names the extra.
 """
 
 import importlib
@@ -58,7 +58,7 @@ __all__ = [
     "use_backbone",
 ]
 
-# Modules whose packages may be missing, and what they give to this one.
+# Modules whose packages may be missing, and the names that this package exports from them.
 _OPTIONAL = {
     "transforms": (
         "RandomBrightnessFactor",

@@ -13,7 +13,7 @@ from .backbone import TimmMobileViT
 def build_model(cfg: Config, name: str) -> Any:
     """Build a detector or segmentor, with random weights.
 
-    However the config names its backbone, it is the built model that tells whether it is ours.
+    Whether the backbone is ours is decided by the built model, not by its name in the config.
 
     Args:
         cfg: The parsed config. It is not changed.
@@ -27,7 +27,7 @@ def build_model(cfg: Config, name: str) -> Any:
         raise ValueError(f"{refused}: it has no model")
     enter_scope(cfg)
     described = copy.deepcopy(cfg.model)
-    if cfg.get("data_preprocessor"):  # which mmengine's runner gives to a model without one
+    if cfg.get("data_preprocessor"):  # as mmengine's runner does for a model without one
         described.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
     try:
         model = MODELS.build(described)

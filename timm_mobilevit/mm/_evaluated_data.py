@@ -1,4 +1,4 @@
-"""What a config tests on: its data set, whatever wraps it, and the steps that images go through."""
+"""The data set that a config tests on, without its wrappers, and the steps of its pipeline."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ._type_names import type_name
 def evaluated_dataset(cfg: Config) -> Any:
     """Return the data set that a config tests on, or else validates on; None if there is none.
 
-    Of wrappers (ConcatDataset, RepeatDataset and others) it is the first one that is wrapped.
+    For wrappers (ConcatDataset, RepeatDataset and others) it is the first data set inside.
 
     Example:
         >>> inner = dict(type="CocoDataset", ann_file="test.json")

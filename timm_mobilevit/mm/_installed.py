@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 Part = Literal["the backbone", "augmentations", "segmentation", "detection"]
 
-# What a part imports, and the extras that install it. Without its ops, mmcv fails detection later, in other words, and
-# `mmseg.models` of OpenMMLab's own mmseg 1.2, which imports them.
+# Imports of each part, and the extras that install them. Without mmcv's ops, detection fails later with a less clear
+# message, and so does `mmseg.models` of OpenMMLab's own mmseg 1.2, which imports them.
 _NEEDED: dict[Part, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "the backbone": (("mmengine",), ("seg", "det", "mm")),
     "augmentations": (("mmengine", "mmcv"), ("seg", "det", "mm")),
@@ -25,10 +25,10 @@ class MissingExtraError(ImportError):
 
 
 def check_installed(part: Part) -> None:
-    """Import what a part of ``timm_mobilevit.mm`` stands on.
+    """Import the packages that a part of ``timm_mobilevit.mm`` needs.
 
     Raises:
-        MissingExtraError: If something is missing or refuses to be imported; the message names all of it, why, and the
+        MissingExtraError: If a package is missing or refuses to be imported; the message names it, the reason, and the
             extra that installs it.
     """
     modules, extras = _NEEDED[part]
@@ -50,11 +50,11 @@ def check_installed(part: Part) -> None:
 
 
 def enter_scope(config: Any) -> None:
-    """Look names up where a config says, after a look at whether the packages are here.
+    """Enter the default scope of a config, after a check that its packages are installed.
 
     Args:
-        config: A ``mmengine.Config``; its ``default_scope`` counts. Pure-Python configs need none: it is the framework
-            then that the class of the model stands on.
+        config: A ``mmengine.Config`` with a ``default_scope``. Without one, as in pure-Python configs, the scope is
+            that of the model's class.
 
     Raises:
         MissingExtraError: As :func:`check_installed`.

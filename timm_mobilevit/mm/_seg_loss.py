@@ -14,8 +14,8 @@ from torch import Tensor, nn
 def mend_class_weights(head: nn.Module) -> None:
     """Let the cross-entropy losses of a head take ``class_weight`` beside ignored pixels, in place.
 
-    mmseg looks up the weight of the class of an ignored pixel, 255, or, with ``avg_non_ignore=True``, marks pixels in a
-    list that has lost their places: either way an ``IndexError``.
+    mmseg looks up the weight of class 255 for an ignored pixel or, with ``avg_non_ignore=True``, applies a mask of all
+    pixels to a list of those that are not ignored. Both raise an ``IndexError``.
 
     Args:
         head: A decode head of mmseg. Other losses are left as they are.

@@ -1,4 +1,4 @@
-"""Whether the model of a config works: it is built, and computes its loss on made-up images."""
+"""Trial of the model of a config: it is built, and computes its loss on random images."""
 
 import copy
 import re
@@ -25,10 +25,10 @@ def find_fault(config: Config, before: Config) -> str | None:
 
     Args:
         config: Config of a detector or segmentor that was changed.
-        before: The config as it was. What fails there as well says nothing about the change.
+        before: The config before the change. An error that it has too does not come from the change.
 
     Returns:
-        Where it fails, and why; None if it does not, or only where it failed before.
+        The place and the reason of the failure; None if there is none, or only one that was there before.
     """
     for mode in _MODES:
         fault = _try(config, mode)
@@ -77,7 +77,7 @@ def _build(config: Config) -> nn.Module:
 
 
 def _make_batch(config: Config, backbone: Any) -> dict[str, Any]:
-    """Images with boxes and masks, or with classes of pixels: all are of the first class."""
+    """Return images with boxes and masks, or with classes of pixels, all of the first class."""
     channels = getattr(backbone, "in_channels", None) or config.model.backbone.get("in_channels", 3)
     if config.get("default_scope") == "mmdet":
         from mmdet.testing import demo_mm_inputs

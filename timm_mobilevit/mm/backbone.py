@@ -1,4 +1,4 @@
-"""The backbone: any of our models, built by timm, as a module of mmengine."""
+"""The backbone: one of our models, built by timm, as a module of mmengine."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,7 +117,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
     _is_init: bool  # mmengine's: whether init_weights() has run
 
     def init_weights(self) -> None:
-        """Load the pretrained weights, or initialise as ``init_cfg`` says; what has been loaded stays.
+        """Load the pretrained weights, or initialise as ``init_cfg`` says; weights that were loaded before stay.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -139,7 +139,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
             update_init_info(self, init_info=f"loaded from {self.pretrained}")
 
     def _read_pretrained(self) -> Mapping[str, Tensor]:
-        """Return the weights in our layout, those of other parts of the network among them."""
+        """Return the weights in our layout, with those of the other parts of the network."""
         pretrained = self.pretrained
         arch, _, tag = self._full_name.partition(".")
         if isinstance(pretrained, str) and not _is_file(pretrained):
@@ -163,12 +163,12 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images [B, in_channels, H, W] to the maps of the chosen stages, which lie in memory as the images do."""
         outs = []
-        rows = x.is_contiguous()  # not where a user chose channels last
+        rows = x.is_contiguous()  # not if the user chose channels last
         x = self.stem(x)
         for i, stage in enumerate(self.stages):
             x = checkpoint_seq(stage, x) if self.with_cp and self.training else stage(x)
             if i in self.out_indices:
-                # Inside, pixels lie together (channels last); heads take views that need rows of an image to.
+                # The maps are channels-last; heads take views that need the rows of an image contiguous.
                 outs.append(x.contiguous() if rows else x)
         return tuple(outs)
 

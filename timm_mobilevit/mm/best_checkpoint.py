@@ -1,4 +1,4 @@
-"""Which metric the best checkpoint has the best of, where a config says ``save_best="auto"``."""
+"""The metric that selects the best checkpoint if a config says ``save_best="auto"``."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ _SUMMARIES = ("mIoU", "mAP", "AP", "PQ", "mDice", "mFscore")
 class BestCheckpointHook(CheckpointHook):  # type: ignore[misc]
     """mmengine's hook, whose ``save_best="auto"`` prefers the metrics that mmdet and mmseg are compared by.
 
-    It takes mIoU, mAP, AP, PQ, mDice or mFscore, the first of them that the evaluator gives, and otherwise the
-    evaluator's first metric. Where it is not set whether more or less of that is better (``rule``), the best
-    checkpoint is not saved, with a warning; mmengine's own hook ends the training then. The arguments are those of
+    It takes the first of mIoU, mAP, AP, PQ, mDice and mFscore that the evaluator gives, and otherwise the
+    evaluator's first metric. If nothing says whether more or less of that metric is better (``rule``), it warns and
+    saves no best checkpoint; mmengine's own hook ends the training then. The arguments are those of
     ``mmengine.hooks.CheckpointHook``.
     """
 
@@ -40,7 +40,7 @@ class BestCheckpointHook(CheckpointHook):  # type: ignore[misc]
 
 
 def _summary_first(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the same metrics, the one to go by first."""
+    """Return the same metrics, the one that selects the checkpoint first."""
     for end in _SUMMARIES:
         for name in metrics:
             if name.rpartition("/")[2].rpartition("_")[2] == end:

@@ -1,12 +1,12 @@
-"""MMEngine's checkpoints where MMEngine itself cannot read them.
+"""A loader for MMEngine's checkpoints that MMEngine itself cannot read.
 
 A checkpoint of its runner holds the history of the logs, as objects. From PyTorch 2.6 on ``torch.load`` refuses such
-files, and MMEngine up to 0.10.7 does not ask for anything else: it can then neither resume nor test what it has
-trained. To allow the classes by name is no way out, for the file also names ``getattr``, with which it could reach any
+files by default, and MMEngine up to 0.10.7 relies on that default: it can then neither resume nor test what it has
+trained. To allow the classes by name is no remedy: the file also names ``getattr``, with which it could reach any
 function.
 
-So importing ``timm_mobilevit.mm`` registers a loader for local files. It does what the one before it did, and where
-that fails, it reads the file without running anything in it and builds the objects of ``_BUILDERS`` from plain values.
+So importing ``timm_mobilevit.mm`` registers a loader for local files. It calls the previous loader; if that fails,
+it reads the file without running anything in it and builds the objects of ``_BUILDERS`` from plain values.
 A file with objects of any other kind fails as before. Newer releases and forks of MMEngine read these files themselves:
 nothing changes there.
 """
@@ -32,7 +32,7 @@ _PLAIN = (str, bytes, bool, int, float, complex, type(None), torch.dtype)
 
 
 def reading_without_running(loader: _Loader) -> _Loader:
-    """Return a loader that reads safely what another one refuses.
+    """Return a loader that safely reads files which another one refuses.
 
     Args:
         loader: Takes the name of a file and a device, as MMEngine's loaders do.
@@ -57,7 +57,7 @@ def reading_without_running(loader: _Loader) -> _Loader:
 
 
 class _Builder:
-    """Copies what a file holds, with the objects that are known.
+    """Copy the content of a file, with the objects that are known.
 
     Args:
         device: Where tensors go; anything but a device or its name leaves them on the CPU.
@@ -95,7 +95,7 @@ class _Builder:
 
 
 def _history_buffer(build: _Builder, inert: Inert) -> HistoryBuffer:
-    # The methods that it has, by name, are those of the class: the file's are what needs getattr.
+    # Methods come from the class, not from the file, where they would need getattr.
     state = inert.state
     return HistoryBuffer(build(state["_log_history"]), build(state["_count_history"]), state["max_length"])
 

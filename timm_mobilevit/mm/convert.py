@@ -63,7 +63,7 @@ def convert_state_dict(
             changed.
         model: Detector or segmentor, built from one of our configs.
         channel_order: Order of the input channels that the file was trained with; None takes the known one: BGR for the
-            generation of code that trained v1 and the letter sizes of v3, RGB for the other.
+            code that trained v1 and the letter sizes of v3 (CVNets v0.1), RGB for later code.
 
     Returns:
         A state dict for ``model.load_state_dict`` with ``strict=True``.
@@ -135,7 +135,7 @@ def _background_last(predictor: Tensor, per_anchor: int) -> Tensor:
 
 
 def _known_order(state_dict: Mapping[str, Tensor], arch: str) -> ChannelOrder:
-    """BGR for CVNets v0.1: all letter sizes, but v1 segmentors of the later generation's naming."""
+    """Return BGR for CVNets v0.1: all letter sizes, except v1 segmentors with the names of the later code."""
     retrained = any(key.startswith(_V02_CLASSIFIER) for key in state_dict)
     return "rgb" if get_variant(arch).separable or retrained else "bgr"
 

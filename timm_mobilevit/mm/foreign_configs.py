@@ -17,7 +17,7 @@ from ._type_names import type_name
 
 _STRIDES = (2, 4, 8, 16, 32)  # of our stages
 _PROBE = 256  # pixels; divisible by every stride in use
-# What backbones of mmdet and mmseg can have besides their layers, and ours have not.
+# Options of mmdet's and mmseg's backbones that ours do not have.
 _EXTRAS = ("plugins", "dcn", "gcb", "gen_attention", "sac", "rfp_inplanes")
 
 
@@ -34,8 +34,8 @@ def use_backbone(
     The backbone that is replaced is built and run once on the CPU, without weights, to see its channels and strides.
     Ours gives as many maps of the same strides. Then these are set: ``in_channels`` of the neck, or of the heads where
     there is no neck; lists of strides, if the strides differ; mean, standard deviation and channel order of the data
-    preprocessor; ``custom_imports``, so that the tools find our classes. At last the new model is built and computes
-    its loss on made-up images: what fails there, and did not before, is in the list that is returned.
+    preprocessor; ``custom_imports``, so that the tools find our classes. Finally the new model is built and computes
+    its loss on random images; the list that is returned names any failure that is new.
 
     Args:
         config: Config of a detector or segmentor.
@@ -46,10 +46,10 @@ def use_backbone(
         **options: More arguments of :class:`TimmMobileViT`, such as ``pretrained=True`` or ``norm_eval=True``.
 
     Returns:
-        What could not be set, or should be looked at: one sentence per thing, empty if there is nothing.
+        Settings that could not be made or need a check, one sentence each; empty if there are none.
 
     Raises:
-        ValueError: If the config has no backbone, has ours already, or has no maps that ours could take the place of.
+        ValueError: If the config has no backbone, has ours already, or has maps that ours cannot replace.
 
     Example:
         >>> from mmengine.config import Config
@@ -114,13 +114,13 @@ def use_backbone(
 
 
 def _probe(config: Config, backbone: Any) -> tuple[list[int], list[int]]:
-    """Channels and strides of the maps that a backbone gives."""
+    """Return the channels and strides of a backbone's feature maps."""
     enter_scope(config)
     # Weights are read by init_weights(), which is not called, or by the constructor if one of these says so.
     plain = {key: value for key, value in backbone.items() if key not in ("init_cfg", "pretrained")}
     with torch.random.fork_rng(devices=[]):
         network = MODELS.build(plain)
-        network.eval()  # some give themselves back, some do not
+        network.eval()  # some return themselves, some do not
         height, width = to_2tuple(backbone.get("img_size") or _PROBE)  # some take images of one size
         with torch.inference_mode():
             maps = network(torch.zeros(1, backbone.get("in_channels") or 3, height, width))
@@ -132,7 +132,7 @@ def _probe(config: Config, backbone: Any) -> tuple[list[int], list[int]]:
 
 
 def _stages(strides: list[int]) -> list[int]:
-    """Stages of ours whose maps have these strides; the last one is the deepest, as in the replaced backbone."""
+    """Return our stages whose maps have these strides; the last one is the deepest, as in the replaced backbone."""
     if strides[-1] >= 8 and _is_dilated(strides):
         return list(range(len(_STRIDES) - len(strides), len(_STRIDES)))
     if not all(stride in _STRIDES for stride in strides) or not all(a < b for a, b in pairwise(strides)):
@@ -146,7 +146,7 @@ def _is_dilated(strides: list[int]) -> bool:
 
 
 def _consumers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Parts that take the maps of the backbone: the neck, or else everything that is built with channels."""
+    """Return the parts that take the maps of the backbone: the neck, or else everything that is built with channels."""
     neck = model.get("neck")
     if neck:
         yield ("neck.0", neck[0]) if isinstance(neck, list | tuple) else ("neck", neck)
@@ -158,7 +158,7 @@ def _consumers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _set_channels(part: tuple[str, Any], model: Any, old: list[int], new: list[int]) -> list[str]:
-    """Bring ``in_channels`` of one part to the new maps."""
+    """Set ``in_channels`` of one part to those of the new maps."""
     name, cfg = part
     index = cfg.get("in_index", -1 if isinstance(cfg.get("in_channels"), int) else range(len(old)))
     given = cfg.get("in_channels")
@@ -181,7 +181,7 @@ def _set_channels(part: tuple[str, Any], model: Any, old: list[int], new: list[i
 
 
 def _set_strides(model: Any, old: list[int], new: list[int]) -> list[str]:
-    """Bring lists of strides to the new maps where they begin with the old ones; levels behind them double on."""
+    """Set lists of strides that begin with the old maps' to the new ones; each further level doubles the stride."""
     notes = []
     for path, owner, key in _walk(model):
         if not key.endswith("strides") or path.startswith("backbone") or not isinstance(owner[key], list | tuple):
@@ -206,7 +206,7 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
 
 
 def _set_preprocessing(config: Config, channels: int) -> list[str]:
-    """Let images arrive in [0, 1], RGB if they have three channels."""
+    """Set the preprocessing to images in [0, 1], RGB if they have three channels."""
     numbers = 3 if channels == 3 else 1  # mmengine takes no others; one stands for all channels
     wanted = {"mean": [0.0] * numbers, "std": [255.0] * numbers, "bgr_to_rgb": channels == 3}
     where = config.model if config.model.get("data_preprocessor") else config
@@ -233,7 +233,7 @@ def _lost(old: Any, options: dict[str, Any]) -> list[str]:
 
 
 def _of_training(config: Config) -> list[str]:
-    """Return what else was chosen for the replaced backbone."""
+    """Return the other settings that were chosen for the replaced backbone."""
     notes = []
     if config.get("load_from"):
         notes.append(f"load_from={config.load_from!r} has weights of the model as it was: set it to None")

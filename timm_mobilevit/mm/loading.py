@@ -1,4 +1,4 @@
-"""Detectors and segmentors from a config and a checkpoint, read without running what is in it."""
+"""Detectors and segmentors from a config and a checkpoint; no code in the checkpoint runs."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -20,7 +20,7 @@ _OF_MIXED_PRECISION = ("loss_scale", "dtype", "use_fsdp")  # arguments that Opti
 class MobileViTRunner(Runner):  # type: ignore[misc]
     """A runner for configs that were written for GPUs, wherever they run.
 
-    Where there is no GPU, it trains in float32 instead of mixed precision, and several processes (``torchrun``,
+    Without a GPU, it trains in float32 instead of mixed precision, and several processes (``torchrun``,
     ``--launcher pytorch``) exchange gradients by gloo and do not synchronise batch norms. mmengine's own needs
     changes of the config for that, and ``LOCAL_RANK=-1`` in the environment. With a GPU, it changes nothing.
 

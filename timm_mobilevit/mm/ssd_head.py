@@ -151,10 +151,10 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
     def _detect(
         self, scores: Tensor, boxes: Tensor, meta: dict[str, Any], cfg: Any, rescale: bool, with_nms: bool
     ) -> InstanceData:
-        """Detections of one image from scores [anchors, classes] and boxes [anchors, 4]."""
+        """Return the detections of one image from scores [anchors, classes] and boxes [anchors, 4]."""
         height, width = meta["img_shape"][:2]
         limit = boxes.new_tensor([width, height, width, height])
-        # Where the batch has larger images, this one is padded: what lies in the padding must not take a place.
+        # If the batch has larger images, this one is padded: boxes in the padding must not be candidates.
         inside = _has_area(_clip(boxes, limit))
         scores, boxes = scores[inside], boxes[inside]
         most = cfg.get("nms_pre", -1)

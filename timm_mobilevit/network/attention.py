@@ -72,7 +72,7 @@ class MultiHeadAttention(nn.Module):
             qkv = qkv.reshape(x.shape[0], x.shape[1], 3 * self.num_heads, width)  # [batch, N, 3·heads, d / heads]
             q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each [batch, heads, N, d / heads]
         else:
-            # Split first, into heads then: the backward pass joins three pieces that lie as the gradients do.
+            # Split into q, k and v before heads: the backward pass then joins three contiguous gradients.
             q, k, v = self.qkv(x).chunk(3, dim=-1)  # each [batch, N, d]
             q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [batch, heads, N, d / heads]
             k = k.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -92,7 +92,7 @@ class MultiHeadAttention(nn.Module):
         return self.proj_drop(as_sequences(self.proj(as_matrix(x)), x))  # type: ignore[no-any-return]
 
     def _can_fuse(self) -> bool:
-        """Return whether the fused kernel does what ``attn_drop`` between plain operators would."""
+        """Return whether the fused kernel computes the same as plain operators with ``attn_drop``."""
         if not self.fused_attn or is_exporting():
             return False
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ class SeparableAttention(nn.Module):
             # A sum over the axis -1 alone is lost when pnnx converts it for ncnn, hence 3.
             context = (key * self.attn_drop(query.softmax(dim=3))).sum(dim=3, keepdim=True)  # [B, d, P, 1]
             x = F.relu(value) * context
-        else:  # in the order of memory: the backward pass joins the gradients of the three as they lie
+        else:  # in memory order: the backward pass joins the gradients of the three without a copy
             query, key, value = qkv.permute(0, 2, 3, 1).split([1, self.dim, self.dim], dim=3)  # [B, P, N, 1 or d]
             scores = self.attn_drop(query.permute(0, 3, 1, 2).softmax(dim=3))  # [B, 1, P, N]
             context = (key * scores.permute(0, 2, 3, 1)).sum(dim=2, keepdim=True)  # [B, P, 1, d]
@@ -314,21 +314,21 @@ class SeparableTransformerLayer(nn.Module):
 def as_matrix(x: Tensor) -> Tensor:
     """Concatenate sequences [batch, N, d] to [batch·N, d] in an ONNX file: there a product of matrices adds the bias.
 
-    Maps, and what other runtimes get, stay as they are.
+    Maps, and sequences for other runtimes, are returned unchanged.
     """
     return x.flatten(0, 1) if x.ndim == 3 and is_exporting_onnx() else x
 
 
 def as_sequences(out: Tensor, x: Tensor) -> Tensor:
-    """Undo :func:`as_matrix` for what layers made of ``as_matrix(x)``."""
+    """Undo :func:`as_matrix` for the output of layers on ``as_matrix(x)``."""
     return out.reshape(x.shape[0], x.shape[1], out.shape[-1]) if x.ndim == 3 and is_exporting_onnx() else out
 
 
 def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
     """Apply a norm of one group to a map [B, C, H, W].
 
-    Many runtimes take a group norm apart. A graph of ``torch.export`` has a layer norm over the map instead, and what
-    the norm scales and adds per channel as operators of their own. In ONNX a layer norm would need weights of the size
+    Many runtimes decompose a group norm. A graph of ``torch.export`` has a layer norm over the map instead, with the
+    scale and bias per channel as separate operators. In ONNX a layer norm would need weights of the size
     of the map; there, for a fixed image size, it is an instance norm of a single channel.
 
     Example:

@@ -287,7 +287,7 @@ class MobileViT(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that number the layers, for layer-wise learning rates; by stage if ``coarse``, else by block."""
+        """Return patterns that number the layers for layer-wise learning rates, by stage (``coarse``) or by block."""
         return {
             "stem": r"^stem",
             "blocks": [
@@ -298,7 +298,7 @@ class MobileViT(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Parameters that optimizers must not decay besides one-dimensional ones: none."""
+        """Return the parameters that optimizers must not decay besides one-dimensional ones: none."""
         return set()
 
 
@@ -371,7 +371,7 @@ def _align_strides(model: nn.Module) -> None:
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Initialise as the reference's recipes do: Kaiming normal convolutions, truncated normal linear layers."""
+    """Initialise as the reference's recipes: Kaiming normal for convolutions, truncated normal for linear layers."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
     elif isinstance(module, nn.Linear):

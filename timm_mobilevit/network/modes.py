@@ -1,4 +1,4 @@
-"""What forward code may do: who calls it, and whether a child module is still PyTorch's own.
+"""Checks for forward code: how it is called, and whether a child module is still PyTorch's own.
 
 Code that PyTorch cannot trace or transform is for eager mode only: otherwise an equal plain form runs. A fused or
 in-place step stands in for a module only where calling that module would run PyTorch's own code and nothing else.
@@ -14,7 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# What a class runs, as PyTorch ships it: libraries patch classes too.
+# The forward of each class as PyTorch ships it: libraries patch classes too.
 _TYPES: tuple[type[nn.Module], ...] = (
     nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.Conv2d, nn.Linear, nn.SiLU, nn.Dropout, DropPath, nn.Identity,
     nn.Sequential,

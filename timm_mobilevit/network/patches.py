@@ -109,7 +109,7 @@ def fold_phases(tokens: Tensor, patch_h: int, patch_w: int, height: int, width: 
         return x.reshape(-1, height, width, C)  # [B, H, W, C]
     x = tokens.reshape(patch_h, patch_w, -1, nw, C)  # [ph, pw, B·nh, nw, C]
     x = x.permute(2, 0, 3, 1, 4)  # [B·nh, ph, nw, pw, C]
-    # A single patch is a view: as it lies, the strides of the next kernel would choose the layout of its convolution.
+    # A single patch is a view, whose strides would change the memory layout that the next convolution chooses.
     return x.reshape(-1, height, width, C).contiguous()  # [B, H, W, C]
 
 

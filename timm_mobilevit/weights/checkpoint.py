@@ -75,14 +75,14 @@ _COUNTERS = ("n_averaged", "steps")  # of torch's and mmengine's averaged models
 _MAX_NAME = 300  # characters; ours have 50 at most
 _MAX_DEPTH = 8  # of containers in containers; a file can nest them without end, or in a circle
 
-# What training changes ends so in every layout; what is named otherwise (counters, masks) may be of any type and value.
+# Parameters and statistics end so in every layout; other entries (counters, masks) may be of any type and value.
 _LEARNED = ("weight", "bias", "running_mean", "running_var")
 _LARGEST = torch.finfo(torch.float32).max  # what models compute in
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-# Where trainers keep what they know about the training as a whole.
-_FACTS = {
+# Entries in which trainers keep metadata of the training.
+_METADATA = {
     "epoch": ("epoch", "meta.epoch"),
     "step": ("global_step", "meta.iter", "iterations"),
     "metric": ("metric", "best_metric"),
@@ -115,10 +115,10 @@ class Checkpoint:
     Attributes:
         state_dict: The flat state dict, on the CPU, without the prefixes of wrappers such as DistributedDataParallel.
         entry: The entry that it was taken from, with a dot for each level; empty if the file is the state dict.
-        trainer: Who wrote the file, as far as its entries tell; empty if they do not.
-        averaged: Whether the trainer keeps averaged weights, and these are they; None where that is not known.
+        trainer: The trainer that wrote the file, if its entries show it; else empty.
+        averaged: Whether these are averaged weights that the trainer keeps; None if that is not known.
         entries: The entries that weights can be taken from, this one first.
-        facts: What the file says about the training: ``epoch``, ``step``, ``metric``, and the ``decay`` of an average.
+        metadata: Of the training, as the file says: ``epoch``, ``step``, ``metric``, and the ``decay`` of an average.
     """
 
     state_dict: dict[str, Tensor]
@@ -126,11 +126,11 @@ class Checkpoint:
     trainer: str = ""
     averaged: bool | None = None
     entries: tuple[Entry, ...] = ()
-    facts: Mapping[str, float] = field(default_factory=dict)
+    metadata: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def choice(self) -> str:
-        """Which entry was taken and how to get another, in one sentence; empty where there is no other.
+        """One sentence on which entry was taken and how to get another; empty if there is no other.
 
         Example:
             >>> average, raw = Entry("state_dict_ema", averaged=True), Entry("state_dict", averaged=False)
@@ -148,9 +148,9 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Ten
 
     Args:
         path: A safetensors file, or one that ``torch.save`` wrote: a flat state dict, or a training checkpoint that
-            holds one. Of the files of timm, MMEngine, CVNets and Lightning the weights are taken that the trainer
-            itself evaluates: the averaged ones, if there are any. What else such a file holds (arguments, logs, states
-            of optimizers) may be objects of any library; nothing of them is run, imported or kept.
+            holds one. From files of timm, MMEngine, CVNets and Lightning it takes the weights that the trainer
+            itself evaluates: the averaged ones, if there are any. The file may also hold arguments, logs and states
+            of optimizers, objects of any library; none of them is run, imported or kept.
         entry: The entry to take, such as ``"model_ema"`` or ``"callbacks.EMA.weights"``, where several hold weights and
             the trainer is not known. An empty string says that the file is the state dict.
 
@@ -161,7 +161,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Ten
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be opened.
         ValueError: If the file is damaged, asks for code to be run, holds no state dict that a model could use, or
-            several of which any could be meant.
+            holds several and ``entry`` does not choose one.
 
     Example:
         >>> import tempfile
@@ -174,7 +174,7 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Ten
 
 
 def open_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
-    """Read a checkpoint file as :func:`read_checkpoint` does; tell too who wrote it and which weights it means."""
+    """Read a checkpoint file as :func:`read_checkpoint` does, with its trainer, its entries and its metadata."""
     path = Path(path)
     check_kind(path)
     checkpoint = checkpoint_of(_read(path), str(path), entry)
@@ -196,7 +196,7 @@ def state_dict_of(content: Any, name: str = "the checkpoint", entry: str | None 
 
 
 def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None = None) -> Checkpoint:
-    """Find the flat state dict in what a checkpoint holds, and tell where it was.
+    """Find the flat state dict in what a checkpoint holds, and the entry that it was in.
 
     Raises:
         ValueError: As :func:`read_checkpoint`.
@@ -205,14 +205,14 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
     trainer = next((t for t in _TRAINERS if all(_at(content, mark) is not None for mark in t.marks)), None)
     writer = trainer.name if trainer else ""
     averaged = _at(content, trainer.average) is not None if trainer else None
-    facts = _facts(content, averaged)
+    metadata = _metadata(content, averaged)
     if entry is not None:
         found = _at(content, entry)
         if found is None:
             raise ValueError(f"{name} has no entry {entry}; it has {_some(map(str, content))}")
         _check_mapping(found, f"the entry {entry} of {name}")
         entries = _entries(content, trainer, entry)
-        return Checkpoint(_checked(found, name), entry, writer, entries[0].averaged, entries, facts)
+        return Checkpoint(_checked(found, name), entry, writer, entries[0].averaged, entries, metadata)
     path = []
     inside = content
     for depth in range(_MAX_DEPTH):
@@ -228,7 +228,7 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
         path.append(inner[0])
         inside = inside[inner[0]]
     taken = ".".join(path)
-    return Checkpoint(_checked(inside, name), taken, writer, averaged, _entries(content, trainer, taken), facts)
+    return Checkpoint(_checked(inside, name), taken, writer, averaged, _entries(content, trainer, taken), metadata)
 
 
 def _is_filled(value: Any) -> bool:
@@ -236,7 +236,7 @@ def _is_filled(value: Any) -> bool:
 
 
 def _entries(content: Mapping[Any, Any], trainer: _Trainer | None, taken: str) -> tuple[Entry, ...]:
-    """Return the entries that weights can be taken from, first the one that is."""
+    """Return the entries that weights can be taken from, first the one that was chosen."""
     both = trainer is not None and _at(content, trainer.average) is not None
     names = [taken]
     if trainer and both:
@@ -259,10 +259,10 @@ def _entries(content: Mapping[Any, Any], trainer: _Trainer | None, taken: str) -
     return tuple(entries)
 
 
-def _facts(content: Mapping[Any, Any], averaged: bool | None) -> dict[str, float]:
-    """Return what is known about the training; only numbers, whatever else the file may hold in their places."""
-    facts = {name: _number(content, places) for name, places in _FACTS.items() if name != "decay" or averaged}
-    return {name: value for name, value in facts.items() if value is not None}
+def _metadata(content: Mapping[Any, Any], averaged: bool | None) -> dict[str, float]:
+    """Return the metadata of the training: numbers only, since a file may hold anything in their places."""
+    found = {name: _number(content, places) for name, places in _METADATA.items() if name != "decay" or averaged}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _number(content: Any, places: Iterable[str]) -> float | None:
@@ -329,7 +329,7 @@ def _checked(content: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:
-    with path.open("rb"):  # what the file system says about it is no fault of the file
+    with path.open("rb"):  # an error of the file system, not of the file
         pass
     try:
         return load_file(path) if path.suffix == ".safetensors" else load_torch_file(path)

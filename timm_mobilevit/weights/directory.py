@@ -1,4 +1,4 @@
-"""Folders as ``convert`` and ``timm.models.save_for_hf`` write them: weights, and a ``config.json`` that is true."""
+"""Folders as ``convert`` and ``timm.models.save_for_hf`` write them: weights and the ``config.json`` that fits them."""
 
 import json
 import math
@@ -29,7 +29,7 @@ class Directory:
         arch: Its architecture.
         tag: Tag of the published weights that it holds; empty for others.
         state_dict: Its weights, in our layout.
-        num_features: Channels before the classifier as ``config.json`` tells them; None if it does not.
+        num_features: Channels before the classifier according to ``config.json``; None if it does not say.
     """
 
     path: Path
@@ -62,12 +62,12 @@ def read_directory(path: Path) -> Directory:
     channels = state_dict["stem.conv.weight"].shape[1]
     top = "num_classes" if "num_classes" in config else "pretrained_cfg.num_classes"
     size = "model_args.in_chans" if "in_chans" in args else "pretrained_cfg.input_size"
-    facts = (
+    entries = (
         (top, config.get("num_classes", cfg.get("num_classes", classes)), classes, "classes"),
         ("model_args.num_classes", args.get("num_classes", classes), classes, "classes"),
         (size, args.get("in_chans", cfg.get("input_size", [channels])[0]), channels, "input channels"),
     )
-    for entry, told, found, what in facts:
+    for entry, told, found, what in entries:
         if told != found:
             raise ValueError(
                 f"{path / CONFIG} says {told} {what} in {entry}, but the weights in {file.name} have {found}; correct "
@@ -129,7 +129,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 
 def _pretrained_cfg(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what is known of the weights; older files have it at the top."""
+    """Return the configuration of the weights; older files have it at the top."""
     cfg: Mapping[str, Any] = config.get("pretrained_cfg", config)
     return cfg
 
@@ -144,7 +144,7 @@ def _check(path: Path, prefix: str, entries: Mapping[str, Any], rules: Mapping[s
 
 
 def _check_labels(path: Path, entry: str, names: Any, classes: int) -> None:
-    """Class names are one per class, or by the number of the class."""
+    """Check that class names are one per class, or keyed by the number of the class."""
     if isinstance(names, dict):
         if stray := [key for key in names if not (key.isdecimal() and int(key) < classes)]:
             raise _broken(path, entry, stray[0], f"numbers of classes below {classes} as keys")
@@ -176,10 +176,10 @@ def _weights_file(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Rule:
-    """What an entry may be.
+    """Values that an entry may have.
 
     Attributes:
-        takes: Whether a value may stand there.
+        takes: Returns whether a value is allowed.
         expected: The same in words.
     """
 

@@ -64,9 +64,9 @@ class _Source(NamedTuple):
 def fetch_weights(name: str, cache_dir: str | Path | None = None) -> Path:
     """Get a set of pretrained weights that is published outside the hub, in this package's layout.
 
-    Looked for, in this order: in the directory that ``TIMM_MOBILEVIT_WEIGHTS`` names, in the cache, at the origin.
-    Once cached, no request is made. Beside the file a JSON of the same name says where it came from, with checksums
-    and licence. Any number of processes may call at the same time.
+    The places to look are, in this order: the directory that ``TIMM_MOBILEVIT_WEIGHTS`` names, the cache, the origin.
+    Cached weights need no request. A JSON file of the same name beside them says where they came from, with checksums
+    and licence. Any number of processes may call this at the same time.
 
     Args:
         name: ``arch.tag`` of a row of ``timm_mobilevit.weights.pretrained.WEIGHTS`` that has a ``url``.
@@ -128,7 +128,7 @@ def _row(name: str) -> Weights:
 
 @functools.cache
 def _log_licence(license: str, origin: str) -> None:
-    """Once per process: the call is cached."""
+    """Log the licence, once per process: the call is cached."""
     if "non-commercial" in license:
         _logger.warning(
             "The weights from %s are for non-commercial use only (%s): read their licence before you use them.",
@@ -175,18 +175,18 @@ class _Entry:
             self.directory = Path(cache_dir).expanduser() / "timm-mobilevit" / name
         self.weights = self.directory / "model.safetensors"
         self.record = self.directory / "model.json"
-        # What the cached file must agree in with the row to be used.
+        # Fields of the record that must equal those of the row, or the cached file is not used.
         fields = {key: getattr(row, key) for key in ("origin", "folder", "channel_order", "license")}
-        self._facts: dict[str, Any] = {"name": name, **fields}
+        self._fields: dict[str, Any] = {"name": name, **fields}
 
     def find(self, source: _Source | None = None) -> Path | None:
-        """Find the cached file, if it is whole and was made as the row asks for, and from ``source`` if there is one.
+        """Find the cached file, if it is complete and was made as the row says, and from ``source`` if there is one.
 
         Reading it once to verify its checksum costs 0.1 s for the largest model, a fraction of loading it.
         """
         try:
             record = json.loads(self.record.read_text())
-            wanted = {**self._facts, "sha256": _sha256(self.weights)}
+            wanted = {**self._fields, "sha256": _sha256(self.weights)}
             if source is not None:
                 wanted["checkpoint_sha256"] = _sha256(source.checkpoint)
             return self.weights if all(record[key] == value for key, value in wanted.items()) else None
@@ -196,7 +196,7 @@ class _Entry:
     def save(self, state_dict: dict[str, Tensor], source: _Source) -> None:
         """Write weights in this package's layout, and their record."""
         record = {
-            **self._facts,
+            **self._fields,
             "source": source.origin,
             "member": source.member,
             "checkpoint_sha256": _sha256(source.checkpoint),
@@ -218,7 +218,7 @@ def _sha256(path: Path) -> str:
 
 
 def _tree() -> Path | None:
-    """Get the directory that the environment names, or None where it names none."""
+    """Return the directory that the environment variable names; None without one."""
     value = os.environ.get(VARIABLE)
     if not value:
         return None
@@ -229,9 +229,9 @@ def _tree() -> Path | None:
 
 
 def _path_of(row: Weights) -> str:
-    """Get the end of a path that tells one checkpoint from the others.
+    """Return the end of a path, which identifies a checkpoint.
 
-    Base names do not: all of Micron's are equal, and two sizes of Apple's are called ``mobilevitv2-1.0.pt``.
+    Base names are not enough: all of Micron's are equal, and two sizes of Apple's are called ``mobilevitv2-1.0.pt``.
     """
     return f"{row.folder}/{CHECKPOINT}" if row.folder is not None else str(row.url).removeprefix(APPLE)
 
@@ -283,7 +283,7 @@ def _size_if_ranges(url: str) -> int | None:
         ) as response:
             match = re.fullmatch(r"bytes 0-0/(\d{1,10})", response.headers.get("Content-Range", ""))
             return int(match[1]) if match else None
-    except Exception as error:  # what a server answers may break any rule
+    except Exception as error:  # an answer may break any rule of HTTP
         raise OSError(f"{url}: {error or type(error).__name__}") from error
 
 
@@ -336,7 +336,7 @@ class _Bounded:
 
 
 def _take(archive: Path, folder: str, target: Path, *, has_holes: bool = False) -> str | None:
-    """Copy ``…/FOLDER/checkpoint_ema_best.pt`` out of a zip archive; returns its path there, None if there is none.
+    """Copy ``…/FOLDER/checkpoint_ema_best.pt`` out of a zip archive; return its path there, None if there is none.
 
     Nothing is unpacked under a name that the archive chose, and nothing larger than any checkpoint could be.
     """
@@ -359,7 +359,7 @@ def _take(archive: Path, folder: str, target: Path, *, has_holes: bool = False) 
                     shutil.copyfileobj(source, copy)  # zipfile stops at the declared size, and raises before it
             return paths or None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
-        # Of the disk or the network, not of what came; a damaged zip makes Python look for places before its start.
+        # From the disk or the network, not from the data; a damaged zip makes Python seek to places before its start.
         if isinstance(error, OSError) and (error.errno not in (None, errno.EINVAL) or error.__cause__):
             raise
         raise ValueError(f"{archive.name} is broken or no zip archive: {error}") from error

@@ -1,11 +1,11 @@
-"""What a path holds that is no checkpoint, told by its first bytes or its kind in the file system."""
+"""Recognise paths that hold no checkpoint by their first bytes or their kind in the file system."""
 
 import json
 import re
 import stat
 from pathlib import Path
 
-# How files begin that people have at hand instead of a checkpoint: what they are, and what to do.
+# First bytes of files that users give instead of a checkpoint: what they are, and what to do.
 _UNPACK = "unpack it, and name the checkpoint in it"
 _EXPORTED = "`timm-mobilevit predict` and `evaluate` take it as --checkpoint; its weights cannot be read back"
 _FOREIGN = "save the model's state dict with torch.save or as safetensors"
@@ -47,7 +47,7 @@ def check_kind(path: Path) -> None:
 
     Raises:
         FileNotFoundError: If there is no regular file; the message says what there is instead.
-        ValueError: If the file is something else; the message says what, and what to do.
+        ValueError: If the file is something else; the message says what it is, and what to do.
 
     Example:
         >>> import tempfile
@@ -89,7 +89,7 @@ def check_kind(path: Path) -> None:
 
 
 def _format(start: bytes, size: int) -> str:
-    """Return the format of a checkpoint that begins so; empty if it is none."""
+    """Return the format of a checkpoint with these first bytes; empty if they are not those of a checkpoint."""
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
         return "safetensors"
     # A zip archive, and what files of torch.save from before PyTorch 1.6 begin with: its magic number as a pickle.
@@ -113,7 +113,7 @@ def _json_kind(path: Path) -> str:
 
 
 def _inside(path: Path) -> str:
-    """Return which files of a folder may be meant."""
+    """Return the files of a folder that the user may have meant."""
     try:
         names = sorted(p.name for p in path.iterdir() if p.name.endswith(_ENDINGS))
     except OSError:

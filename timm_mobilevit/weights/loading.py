@@ -25,8 +25,8 @@ _file_only: ContextVar[bool] = ContextVar("_file_only", default=False)
 def from_the_file_only() -> Iterator[None]:
     """Refuse pretrained weights that leave anything in a model as it was initialised.
 
-    timm gives a model of other classes a new classifier, and one that gets a backbone a new end, for fine-tuning. What
-    is built in this context is to answer, so this is an error here.
+    For fine-tuning, timm leaves parts that the weights lack as they were initialised: the classifier for other classes,
+    or the last stages if the weights are those of a backbone. In this context that is an error.
 
     Example:
         >>> import tempfile, timm, timm_mobilevit, torch
@@ -74,14 +74,14 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
     name = f"{variant}.{cfg.get('tag')}"
     file = cfg.get("file")
     if not file and not cfg.get("hf_hub_id") and name in WEIGHTS and cfg.get("url") == WEIGHTS[name].url:
-        from .fetch import fetch_weights  # only who downloads pays for the import
+        from .fetch import fetch_weights  # imported for downloads only: it is slow
 
         file = fetch_weights(name, cache_dir=kwargs.get("cache_dir"))
     if not file:
         return kwargs
     state_dict = read_weights(file, variant, cfg.get("tag"), **choice)
     classes = len(state_dict.get("head.fc.weight", ()))
-    # Who asks for other classes gets a new classifier; who asks for none means those of the file, as timm has it.
+    # With another num_classes the classifier is new; without it, the classes are those of the file, as in timm.
     if "num_classes" not in kwargs and not kwargs.get("features_only") and classes not in (0, cfg["num_classes"]):
         raise ValueError(
             f"{file} has {classes} classes, and the model would have {cfg['num_classes']}: pass num_classes={classes} "
@@ -149,7 +149,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             "the weights have %d classes, but the model_args beside them say %d: the classifier is new", classes, own
         )
     rest = [key for key in missing_end(weights, cfg["architecture"]) if key in initial]
-    if rest and not rest[0].startswith("head."):  # that a new classifier begins anew needs no words
+    if rest and not rest[0].startswith("head."):  # a new classifier needs no warning
         _logger.warning(
             "the checkpoint is of a backbone: from %s on, the model stays as it was initialised",
             rest[0].rpartition(".")[0],

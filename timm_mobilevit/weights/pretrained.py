@@ -1,4 +1,4 @@
-"""Where pretrained weights come from, how they were trained to see an image, and what they are published to reach.
+"""Pretrained weights: where they come from, their preprocessing, and their published accuracy.
 
 One row per set of weights, 33 in all. ``default_cfgs`` is the same table in timm's terms.
 """
@@ -36,7 +36,7 @@ class Weights:
     Attributes:
         top1: Published ImageNet-1k top-1 accuracy in percent.
         channel_order: Order of the input channels in the original file. Models of this package always take RGB.
-        origin: Page or file the weights were first published at.
+        origin: Page or file where the weights were first published.
         license: Licence of the weights (not of this package).
         paper: Key of the paper that describes the training.
         hf_hub_id: Hugging Face Hub repository that holds the weights, converted already.

@@ -56,11 +56,11 @@ class RefusedError(ValueError):
 
 
 class Inert:
-    """What stands for an object that this module does not build: it can be named and filled, and does nothing.
+    """Placeholder of an object that this module does not build: it can be named and filled, and does nothing.
 
     Attributes:
-        arguments: What the file makes the object of.
-        state: What the file gives it then, as its ``__getstate__`` gave it; None if nothing. Items are not kept.
+        arguments: Arguments that the file gives to the constructor.
+        state: State that the file restores, the result of ``__getstate__``; None if there is none. Items are not kept.
     """
 
     arguments: tuple[Any, ...]
@@ -73,7 +73,7 @@ class Inert:
         return inert
 
     def __call__(self, *args: Any, **kwargs: Any) -> "Inert":
-        """Give itself."""
+        """Return itself."""
         return self
 
 
@@ -85,7 +85,7 @@ class _Storage(NamedTuple):
 
 
 def load_torch_file(path: Path) -> Any:
-    """Read a file of ``torch.save``; its tensors on the CPU, mapped from the file where the format allows it.
+    """Read a file of ``torch.save``; tensors are on the CPU, mapped from the file if the format allows it.
 
     Args:
         path: The file.
@@ -97,7 +97,7 @@ def load_torch_file(path: Path) -> Any:
     Raises:
         RefusedError: If the file asks for functions that run code.
         OSError: If the file cannot be opened.
-        Exception: Anything at all if the file is damaged or none of ``torch.save``.
+        Exception: Of any type, if the file is damaged or was not written by ``torch.save``.
 
     Example:
         >>> import argparse, tempfile
@@ -254,7 +254,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         self._top(set).update(items)
 
     def load_build(self) -> None:
-        """Keep the state of an inert object; none that is built here has any."""
+        """Keep the state of an inert object; the objects that are built here have none."""
         state = self.stack.pop()
         if isinstance(self.stack[-1], Inert):
             self.stack[-1].state = state
@@ -286,7 +286,7 @@ def _bytes_of(buffer: bytearray | mmap.mmap, size: int, start: int = 0) -> Untyp
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
 ) -> Any:
-    """Return a view of a storage, without gradients; metadata would say that it is a conjugate or negative one."""
+    """Return a view of a storage, without gradients; inert if ``metadata`` marks a conjugate or negative view."""
     if not isinstance(storage, _Storage) or metadata:
         return Inert()
     numbers = (offset, *size, *stride)
