@@ -15,6 +15,10 @@ CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/tes
     --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py \
     --ignore=timm_mobilevit/export/runtimes.py --ignore=timm_mobilevit/export/files.py
 
+# What remains of it while one works: exports, documents and benchmarks have tests that take longer.
+QUICK := $(CORE) --ignore=tests/export --ignore=tests/docs --ignore=tests/test_docs.py --ignore=tests/benchmarks \
+    --ignore=tests/test_wheel.py --ignore-glob='*_mm.py'
+
 # The suite of detection and segmentation.
 MM := -m "not long" tests/mm tests/export/test_mm*.py tests/cli/test_mm.py tests/cli/test_predict_mm.py timm_mobilevit/mm
 
@@ -42,7 +46,7 @@ $(1)/bin/python -c "import mmcv.ops"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-min test-newest test-consumers test-export test-seg test-older test-mm-upstream test-docs test-web test-timm audit dist lint format docs gpu tables
+.PHONY: help demo test test-core test-long test-min test-newest test-consumers test-export test-seg test-older test-mm-upstream test-docs test-web test-timm audit dist lint format docs gpu tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -73,6 +77,9 @@ demo: $(VENV)/.installed-demo  ## fine-tune mobilevitv3_xxs on real digit scans,
 
 test: $(VENV)/.installed-test  ## run the whole suite, but for what is marked long
 	$(PASSIVE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long and not browser" $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+test-core: $(VENV)/.installed-test-core  ## run the core in a few minutes while you work: no exports, no OpenMMLab, no documents
+	$(PASSIVE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(QUICK) $(PARALLEL)
 
 test-long: $(VENV)/.installed-test  ## run what is marked long
 	$(PASSIVE) $(BIN)/python -m pytest -m long

@@ -1,4 +1,4 @@
-"""The rooms: arrows between them run one way, and each public thing has one door."""
+"""Imports between the packages run one way, and each public name has one module."""
 
 import importlib
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import timm_mobilevit
 
 ROOT = Path(__file__).parents[1]
-DOORS = ("convert", "export", "evaluate", "mm", "configs")  # and the package itself
+PUBLIC = ("convert", "export", "evaluate", "mm", "configs")  # and the package itself
 
 
 def lint(*args: str) -> subprocess.CompletedProcess[str]:
@@ -18,26 +18,26 @@ def lint(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_arrows_run_one_way():
+def test_imports_run_one_way():
     pytest.importorskip("importlinter")
     result = lint()
     assert result.returncode == 0, result.stdout
     assert "0 broken" in result.stdout
 
 
-@pytest.mark.parametrize("door", ["", *DOORS])
-def test_every_public_name_has_its_door(door):
-    if door == "mm":
+@pytest.mark.parametrize("part", ["", *PUBLIC])
+def test_public_names_are_sorted_and_documented(part):
+    if part == "mm":
         pytest.importorskip("mmdet")
-    module = importlib.import_module(f"timm_mobilevit.{door}".rstrip("."))
-    assert module.__all__ == sorted(module.__all__, key=lambda name: (name[0].islower(), name.lower())) or door == ""
+    module = importlib.import_module(f"timm_mobilevit.{part}".rstrip("."))
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (name[0].islower(), name.lower())) or part == ""
     for name in module.__all__:
         assert getattr(module, name).__doc__, name
 
 
-def test_the_reference_lists_the_doors():
+def test_the_reference_lists_the_public_modules():
     page = (ROOT / "docs" / "api.md").read_text()
     for name in timm_mobilevit.__all__:
         assert name.startswith("__") or f"timm_mobilevit.{name}" in page
-    for door in DOORS:
-        assert f"timm_mobilevit.{door}" in page
+    for part in PUBLIC:
+        assert f"timm_mobilevit.{part}" in page

@@ -92,14 +92,15 @@ def test_marks_mean_something(path):
                 assert re.search(rf"^ *(?:def|class) {name}\b", (ROOT / file).read_text(), re.MULTILINE), where
 
 
-@pytest.fixture
-def reader(tmp_path, monkeypatch):
-    """A folder with what the readers of the pages bring along; the working folder."""
+@pytest.fixture(scope="module")
+def files_of_readers(tmp_path_factory):
+    """A folder with what the readers of the pages bring along."""
     from PIL import Image
     from sklearn.datasets import load_digits, load_sample_image
 
     from benchmarks.mm_data import write_scenes
 
+    tmp_path = tmp_path_factory.mktemp("reader")
     photo = Image.fromarray(load_sample_image("china.jpg")).resize((320, 214))
     for name in ("cat.jpg", "photos/one.jpg", "photos/two.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -125,7 +126,13 @@ def reader(tmp_path, monkeypatch):
         weights = CREATE_MODEL(arch, num_classes=classes).state_dict()
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         torch.save({"state_dict": export_state_dict(weights, arch, layout)}, tmp_path / file)
+    return tmp_path
 
+
+@pytest.fixture
+def reader(files_of_readers, tmp_path, monkeypatch):
+    """Copy the readers' files into the working folder of a page."""
+    shutil.copytree(files_of_readers, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(timm, "create_model", without_download)
     return tmp_path
@@ -296,17 +303,17 @@ def test_reference_lists_the_public_names():
         assert listed == [name for name in public if name != "__version__"], module
 
 
-def test_architecture_draws_the_rooms():
+def test_architecture_draws_the_layers():
     """From top to bottom as the contract of import-linter has them."""
     contract = re.search(r"^layers = (\[.*?\])", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
     layers = [layer.split(" | ") for layer in ast.literal_eval(contract[1])]
-    depth = {room: index for index, layer in enumerate(layers) for room in layer}
+    depth = {package: index for index, layer in enumerate(layers) for package in layer}
     lines = next(blocks_of(ROOT / "docs/architecture.md")).code.splitlines()
     drawn = [re.findall(r"│ (\w+) ", line) for above, line in itertools.pairwise(lines) if "┌" in above]
-    order = [room for row in drawn for room in row]
-    assert sorted(order) == sorted(room for room in depth if not room.startswith("_"))
+    order = [package for row in drawn for package in row]
+    assert sorted(order) == sorted(package for package in depth if not package.startswith("_"))
     for row, below in itertools.pairwise(drawn):
-        assert max(depth[room] for room in row) < min(depth[room] for room in below)
+        assert max(depth[package] for package in row) < min(depth[package] for package in below)
 
 
 def test_architecture_lists_the_modules():
