@@ -7,20 +7,15 @@ import numpy as np
 import pytest
 import timm
 import torch
-import typer
 from PIL import Image
-from timm.data import resolve_data_config
 
 onnx = pytest.importorskip("onnx", reason='needs the extra: pip install "timm-mobilevit[onnx]"')
 onnxruntime = pytest.importorskip("onnxruntime", reason='needs the extra: pip install "timm-mobilevit[onnx]"')
 
-from benchmarks import digits, digits_exports, quantization  # noqa: E402
-from benchmarks._results import read  # noqa: E402
-from benchmarks.digits_data import write_digits  # noqa: E402
 from timm_mobilevit.cli import _export_options  # noqa: E402
 from timm_mobilevit.export import quantize  # noqa: E402
 from timm_mobilevit.export._calibration import draw_images  # noqa: E402
-from timm_mobilevit.export.onnx import export_onnx  # noqa: E402
+from timm_mobilevit.export.files import export_onnx  # noqa: E402
 from timm_mobilevit.export.quantize import (  # noqa: E402
     WEIGHT_TYPES,
     quantize_onnx,
@@ -69,7 +64,7 @@ def pair(request, images, tmp_path_factory):
     torch.manual_seed(0)
     model = timm.create_model(SMALLEST[request.param], num_classes=10)
     fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
-    export_onnx(model, fp32, input_size=(3, SIZE, SIZE), dynamic_size=False, check=False)
+    export_onnx(model, fp32, input_size=(3, SIZE, SIZE), dynamic_size=False)
     quantize_onnx(fp32, int8, images)
     return fp32, int8
 
@@ -90,7 +85,8 @@ def tiny(tmp_path_factory):
             [weight],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        metadata = {"mean": [0, 0, 0], "std": [1, 1, 1], "crop_pct": 1.0} if metadata is None else metadata
+        size = {"input_size": [3, 8, 8], "crop_pct": 1.0}
+        metadata = {"mean": [0, 0, 0], "std": [1, 1, 1], **size} if metadata is None else metadata
         helper.set_model_props(model, {key: json.dumps(entry) for key, entry in metadata.items()})
         path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
         onnx.save(model, path)
@@ -104,7 +100,7 @@ class TestFile:
         x = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).numpy()
         before, after = (run(path, x) for path in pair)
         assert not np.array_equal(before, after)
-        # Random weights say little about an image, so the noise is large; trained ones: benchmarks.quantization.
+        # Random weights say little about an image, so the noise is large; trained ones: benchmarks.exports.
         assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.8
 
     def test_is_smaller_and_keeps_its_metadata_and_interface(self, pair):
@@ -175,7 +171,8 @@ class TestWeightTypes:
             [onnx.numpy_helper.from_array(mix, "mix"), onnx.numpy_helper.from_array(weight, "weight")],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        helper.set_model_props(model, {"mean": "[0, 0, 0]", "std": "[1, 1, 1]", "crop_pct": "1.0"})
+        size = {"input_size": "[3, 8, 8]", "crop_pct": "1.0"}
+        helper.set_model_props(model, {"mean": "[0, 0, 0]", "std": "[1, 1, 1]", **size})
         onnx.save(model, tmp_path / "fp32.onnx")
         (tmp_path / "images").mkdir()
         for level in (0, 85, 170, 255):
@@ -245,11 +242,11 @@ class TestCalibration:
         (image,) = draw_images({"input_size": (1, 8, 8), "mean": (0,), "std": (1,), "crop_pct": 1.0}, tmp_path, 1)
         assert (image == 1).nonzero().tolist() == [[0, 0, 7, 7]]
 
-    def test_preprocesses_as_the_metadata_say_or_data_config(self, tiny, tmp_path):
+    @pytest.mark.parametrize("std", [0.5, 0.25])
+    def test_preprocesses_as_the_metadata_say(self, tiny, tmp_path, std):
         Image.new("RGB", (9, 9), (255, 255, 255)).save(tmp_path / "white.png")
-        model = tiny(metadata={"mean": [0, 0, 0], "std": [0.5, 0.5, 0.5]})
-        assert self.quantize(model, tmp_path) == pytest.approx(2 / 255)
-        assert self.quantize(model, tmp_path, data_config={"std": (0.25, 0.25, 0.25)}) == pytest.approx(4 / 255)
+        model = tiny(metadata={"mean": [0, 0, 0], "std": [std] * 3, "input_size": [3, 8, 8]})
+        assert self.quantize(model, tmp_path) == pytest.approx(1 / std / 255)
 
     def test_takes_the_size_from_the_metadata_where_the_file_takes_any(self, tiny, images):
         metadata = {"mean": [0, 0, 0], "std": [1, 1, 1], "input_size": [3, 16, 24]}
@@ -281,17 +278,15 @@ class TestRefuses:
         self.check(FileNotFoundError, "no ONNX file", tmp_path / "none.onnx", images)
 
     @pytest.mark.parametrize(
-        ("shape", "metadata", "message"),
+        ("metadata", "message"),
         [
-            ((4, 3, 8, 8), None, "take them one at a time"),
-            (("batch", 3), None, "must have one input"),
-            (("batch", 2, 8, 8), None, "one channel or three"),
-            (("batch", 3, 8, 8), {}, "do not say mean, std; give them in data_config"),
-            (("batch", 3, "h", "w"), None, "do not say input_size"),
+            ({"input_size": [2, 8, 8], "mean": [0, 0], "std": [1, 1]}, "one channel or three, but this model takes 2"),
+            ({"input_size": [3, 8, 8]}, "calibration needs the mean and std of the images"),
+            ({}, r"tiny\.onnx does not say which images it takes; expected a file of `timm-mobilevit export`"),
         ],
     )
-    def test_a_model_that_images_do_not_fit(self, tiny, images, shape, metadata, message):
-        self.check(ValueError, message, tiny(shape, metadata), images)
+    def test_a_file_that_images_do_not_fit(self, tiny, images, metadata, message):
+        self.check(ValueError, message, tiny(metadata=metadata), images)
 
     def test_no_images_at_all(self, tiny, images):
         self.check(ValueError, "num_images must be at least 1, got 0", tiny(), images, num_images=0)
@@ -345,74 +340,3 @@ class TestRefuses:
             quantize_onnx(model, out, images)
         assert out.read_text() == "old"
         assert sorted(path.name for path in model.parent.iterdir()) == ["out.onnx", "tiny.onnx"]
-
-
-class TestBenchmark:
-    @pytest.fixture
-    def folders(self, tmp_path):
-        """Two scans of each digit, and a network that was not trained."""
-        data = write_digits(tmp_path / "all")
-        for source in data.glob("*/*"):
-            target = tmp_path / "digits" / source.relative_to(data)
-            target.mkdir(parents=True)
-            for scan in sorted(source.iterdir())[:2]:
-                scan.rename(target / scan.name)
-        torch.manual_seed(0)
-        model = timm.create_model(SMALLEST[False], num_classes=10)
-        data_config = resolve_data_config({"img_size": SIZE, "crop_pct": 1.0}, model=model)
-        digits.save(model, tmp_path / f"digits-{SMALLEST[False]}", data_config, pretrained=False)
-        return tmp_path
-
-    @pytest.mark.long
-    def test_writes_a_row_per_network_and_weight_type(self, folders, capsys):
-        quantization.main(
-            network=[SMALLEST[False]],
-            data=folders / "digits",
-            img_size=SIZE,
-            rounds=2,
-            seconds=0,
-            out=folders / "results",
-        )
-        (path,) = (folders / "results").iterdir()
-        rows = read(path)
-        assert [(row["network"], row["weight_type"]) for row in rows] == [(SMALLEST[False], t) for t in WEIGHT_TYPES]
-        assert len({row["instructions"] for row in rows}) == 1
-        for row in rows:
-            if row["weight_type"] == "int8" and row["note"]:  # without VNNI
-                assert row["digits_top1_int8"] == row["ratio"] == ""
-                continue
-            for dtype in (quantization.FP32, quantization.INT8):
-                assert float(row[f"digits_top1_{dtype}"]) in {5.0 * right for right in range(21)}
-                assert 0 < float(row[f"ms_{dtype}_q1"]) <= float(row[f"ms_{dtype}"]) <= float(row[f"ms_{dtype}_q3"])
-            assert 0 < float(row["ratio_q1"]) <= float(row["ratio"]) <= float(row["ratio_q3"])
-        assert f"{path}: 3 rows" in capsys.readouterr().out
-
-    @pytest.mark.long
-    def test_notes_what_was_refused(self, folders, monkeypatch):
-        def refuse(model, out, images, *, weight_type, num_images):
-            if weight_type == "int8":
-                raise ValueError(f"{out} is not written; sums saturate")
-            return quantize_onnx(model, out, images, weight_type=weight_type, num_images=num_images)
-
-        monkeypatch.setattr(quantization, "quantize_onnx", refuse)
-        model_folder = folders / f"digits-{SMALLEST[False]}"
-        rows = quantization.measure(SMALLEST[False], model_folder, folders / "digits", size=SIZE, rounds=1, seconds=0)
-        assert [row["note"] for row in rows] == ["", "sums saturate", ""]
-        assert [bool(row["ratio"]) for row in rows] == [bool(row["digits_top1_int8"]) for row in rows]
-        assert [bool(row["ratio"]) for row in rows] == [True, False, True]
-
-    @pytest.mark.long
-    def test_every_precision_of_a_format_has_a_row(self, folders, capsys):
-        out = folders / "results"
-        digits_exports.main(network=[SMALLEST[False]], formats="onnx", data=folders / "digits", out=out)
-        (path,) = out.iterdir()
-        rows = {row["precision"]: row for row in read(path)}
-        assert rows.keys() == {"fp32", "fp16", "int8"}
-        assert {row["images"] for row in rows.values()} == {"20"}
-        assert rows["fp32"]["digits_top1"] == rows["fp32"]["digits_top1_torch"]
-        assert all(row["digits_top1"] or row["note"] for row in rows.values())
-        assert f"{path}: 3 rows" in capsys.readouterr().out
-
-    def test_refuses_an_unknown_network(self, tmp_path):
-        with pytest.raises(typer.BadParameter, match="got mobilevitv9"):
-            quantization.main(network=["mobilevitv9"], data=tmp_path / "digits", out=tmp_path / "results")

@@ -1,4 +1,4 @@
-"""Writing a model as a directory that timm loads and the Hugging Face Hub takes."""
+"""Directories that timm loads and the Hugging Face Hub takes."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def write_directory(
         model: A timm model.
         out: Directory to write to.
         published: Whether these are the published weights that the model's pretrained row describes. Otherwise their
-            tag, licence and origin are left out: they say nothing about weights that somebody trained.
+            tag, licence and origin are left out, since they say nothing about other weights.
         labels: File with the class names to record.
         img_size: Side of the input in pixels to record instead of the row's.
         crop_pct: Centre crop to record instead of the row's.

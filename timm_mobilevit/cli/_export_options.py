@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-_MODEL = "Model"
+_FILE = "File"  # panel of the help with what only some formats take
 
 
 class WeightType(str, Enum):
-    """How a quantised file stores its weights."""
+    """How a quantized file stores its weights."""
 
     int7 = "int7"
     int8 = "int8"
@@ -25,18 +25,8 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(
-        help="Weights to use instead of the published ones: a file in any format that `convert` knows.",
-        rich_help_panel=_MODEL,
-    ),
-]
 RandomWeights = Annotated[
-    bool,
-    typer.Option(
-        "--random-weights", help="Use random weights, the same each time, to try a runtime.", rich_help_panel=_MODEL
-    ),
+    bool, typer.Option("--random-weights", help="Use random weights, the same each time, to try a runtime.")
 ]
 Config = Annotated[
     str,
@@ -44,29 +34,19 @@ Config = Annotated[
         help="Config of a detector or segmentor, instead of a model. A file, or a name that `timm-mobilevit config` "
         "lists. Needs the extra seg, det or mm, and weights in --checkpoint.",
         show_default=False,
-        rich_help_panel=_MODEL,
     ),
 ]
-Backbone = Annotated[
-    bool, typer.Option("--backbone", help="Write feature maps instead of logits.", rich_help_panel=_MODEL)
-]
-OutIndices = Annotated[
-    str,
-    typer.Option(help="Stages of the backbone, from 0 to 4, separated by commas.", rich_help_panel=_MODEL),
-]
+Backbone = Annotated[bool, typer.Option("--backbone", help="Write feature maps instead of logits.")]
+OutIndices = Annotated[str, typer.Option(help="Stages of the backbone, from 0 to 4, separated by commas.")]
 ImgSize = Annotated[
     str,
     typer.Option(
         metavar="SIDE | HEIGHT,WIDTH",
         help="Size of the images in pixels, if not the model's own; of a config, what its test pipeline makes.",
         show_default=False,
-        rich_help_panel=_MODEL,
     ),
 ]
-Labels = Annotated[
-    Path | None,
-    typer.Option(help="Class names: a text file with one per line, or JSON.", rich_help_panel=_MODEL),
-]
+Labels = Annotated[Path | None, typer.Option(help="Class names: a text file with one per line, or JSON.")]
 Evaluate = Annotated[
     Path | None,
     typer.Option(
@@ -78,26 +58,29 @@ Evaluate = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
-Int8 = Annotated[bool, typer.Option("--int8", help="Quantise to 8 bits, with --calibration.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits, with --calibration.", rich_help_panel=_FILE)]
 Calibration = Annotated[
-    Path | None, typer.Option(help="Folder of images that the model is for, to measure the ranges of 8 bits on.")
+    Path | None,
+    typer.Option(
+        help="Folder of images that the model is for, to measure the ranges of 8 bits on.", rich_help_panel=_FILE
+    ),
 ]
 StoredAs = Annotated[
-    WeightType | None,
+    WeightType,
     typer.Option(
         help="How --int8 stores weights: int7 and uint8 are right on every processor, int7 is faster on x86, uint8 has "
-        "one bit more; int8 has both, but is wrong on x86 without VNNI.  [default: int7]",
-        show_default=False,
+        "one bit more; int8 has both, but is wrong on x86 without VNNI.",
+        rich_help_panel=_FILE,
     ),
 ]
 
 
-def _flag(name: str, text: str) -> tuple[Any, bool]:
-    return Annotated[bool, typer.Option(name, help=text)], False
+def _flag(name: str, text: str) -> Any:
+    return Annotated[bool, typer.Option(name, help=text, rich_help_panel=_FILE)]
 
 
-# By option of ``export_model``, those of the command line that stand for it: name, type and default.
-OWN: dict[str, dict[str, tuple[Any, Any]]] = {
+# By option of ``export_model``, those of the command line that stand for it: name and type.
+OWN: dict[str, dict[str, Any]] = {
     "dynamic_batch": {"static": _flag("--static", "Take one image of that size, nothing else.")},
     "dynamic_size": {"fixed_size": _flag("--fixed-size", "Take any number of images, all of that size.")},
     "half": {
@@ -106,26 +89,18 @@ OWN: dict[str, dict[str, tuple[Any, Any]]] = {
     "half_io": {"half_io": _flag("--half-io", "With --half, take and give float16 too.")},
     "softmax": {"softmax": _flag("--softmax", "Give probabilities instead of logits.")},
     "image_input": {
-        "image_input": _flag(
-            "--image-input",
-            "Take decoded pictures, uint8 with the channels last; mean and standard deviation are in the file.",
-        )
+        "image_input": _flag("--image-input", "Take decoded pictures, uint8 [1, height, width, channels].")
     },
-    "calibration": {"int8": (Int8, False), "calibration": (Calibration, None)},
-    "weight_type": {"weight_type": (StoredAs, None)},
-    "opset": {"opset": (Annotated[int, typer.Option(min=17, help="Version of the operators.")], 18)},
-    "suppress": {
-        "raw": _flag(
-            "--raw",
-            "Of a detector, write the boxes and scores of all anchors and leave the suppression to the application.",
-        )
-    },
+    "calibration": {"int8": Int8, "calibration": Calibration},
+    "weight_type": {"weight_type": StoredAs},
+    "opset": {"opset": Annotated[int, typer.Option(min=17, help="Version of the operators.", rich_help_panel=_FILE)]},
+    "suppress": {"raw": _flag("--raw", "Of a detector, write boxes and scores of all anchors, without NMS.")},
     "argmax": {"argmax": _flag("--argmax", "Of a segmentor, write the class of each pixel instead of logits.")},
 }
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
-    """Height and width, from ``320``, ``480,640`` or ``480x640``."""
+    """Read height and width from ``320``, ``480,640`` or ``480x640``."""
     if not text:
         return None
     sides = re.fullmatch(r"([1-9]\d*)(?:\s*[,x×]\s*([1-9]\d*))?", text.strip(), re.IGNORECASE)

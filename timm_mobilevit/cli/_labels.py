@@ -7,7 +7,7 @@ from typing import Any
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from ..export._labels import known_class_names
+from ..export._metadata import known_class_names
 
 
 def class_names(model: nn.Module, labels: Path | None = None) -> list[str]:
@@ -65,7 +65,7 @@ def read_labels(path: Path) -> list[str]:
 
 
 def _in_order(mapping: dict[str, Any]) -> list[Any] | None:
-    """Values of a mapping from number to name, or keys of one from name to number; None if it is neither."""
+    """Return the names of a mapping from number to name or from name to number; None if it is neither."""
     if all(type(value) is int for value in mapping.values()):
         mapping = {str(number): name for name, number in mapping.items()}
     numbers = [str(i) for i in range(len(mapping))]

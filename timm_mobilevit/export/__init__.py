@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .files import export_model as export_model
-    from .onnx import export_onnx as export_onnx
+    from .files import export_onnx as export_onnx
     from .quantize import quantize_onnx as quantize_onnx
     from .runtimes import ExportedModel as ExportedModel
     from .web import export_web as export_web
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ExportedModel": "runtimes",
     "export_model": "files",
-    "export_onnx": "onnx",
+    "export_onnx": "files",
     "export_web": "web",
     "quantize_onnx": "quantize",
 }

@@ -11,18 +11,19 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
 from .._images import UnreadableImageError, find_images, image_mode, read_image
+from ._metadata import find_mean_and_std
 
-DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+_DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
-# Files whose sums are exact are above, of all models: with random weights, which say little about an image, at least
-# 0.85, with weights trained on the digits 0.999. Files whose sums are clamped are anywhere from 0.2 to 0.998.
+# With exact sums, files of all models are above: with random weights, which say little about an image, at least 0.85;
+# with weights trained on the digits 0.999. Files whose sums are clamped are anywhere from 0.2 to 0.998.
 MIN_CORRELATION = 0.8
-NUM_COMPARED = 16
+_NUM_COMPARED = 16
 
 
 @dataclass(frozen=True)
 class QuantizationLoss:
-    """What a quantised file lost, on images of the calibration folder and on the processor that it was made on.
+    """What a quantized file lost, on images of the calibration folder and on the processor that it was made on.
 
     Attributes:
         correlation: Of the outputs with those in float32, over all images, in [-1, 1]; the lowest where there are
@@ -34,46 +35,51 @@ class QuantizationLoss:
     num_images: int
 
 
-def draw_images(facts: Mapping[str, Any], folder: Path, count: int = 128) -> list[Tensor]:
-    """Images [1, C, H, W] of a folder, at any depth, as the model with these facts takes them.
+def draw_images(metadata: Mapping[str, Any], folder: Path, count: int = 128) -> list[Tensor]:
+    """Read images of a folder, at any depth, as a file with these metadata takes them, one in each batch.
 
-    They are drawn evenly: a folder of classes is in their order.
+    They are evenly spaced: a folder of classes is sorted by them.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If it has no images, one of them cannot be read, or the model does not say its mean and standard
             deviation, or takes no images.
     """
-    if missing := [key for key in ("mean", "std") if key not in facts]:
-        raise ValueError(
-            f"calibration needs the {' and '.join(missing)} of the images, which the model does not know; set them in "
-            "its pretrained_cfg"
-        )
+    find_mean_and_std(metadata, "calibration")
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no folder {folder}; quantisation measures the ranges of the activations on images: expected a folder of "
+            f"no folder {folder}; quantization measures the ranges of the activations on images: expected a folder of "
             "a hundred or so of the kind that the model is for"
         )
-    files = find_images([folder])
-    config = resolve_data_config({key: facts[key] for key in DATA_KEYS if key in facts})
+    config = resolve_data_config({key: metadata[key] for key in _DATA_KEYS if key in metadata})
     mode, transform = image_mode(config["input_size"][0]), create_transform(**config)
 
     def read(file: Path) -> Tensor:
         try:
-            return torch.as_tensor(read_image(file, mode, transform))[None]
+            image = torch.as_tensor(read_image(file, mode, transform))[None]
         except UnreadableImageError as error:
             raise ValueError(f"cannot calibrate on {file}: {error}") from error
+        return as_input(image, pictures=bool(metadata.get("image_input")))
 
-    return [read(files[index]) for index in np.linspace(0, len(files) - 1, min(count, len(files)), dtype=int)]
+    return [read(file) for file in _evenly(find_images([folder]), count)]
 
 
-def some(images: list[Tensor]) -> list[Tensor]:
-    """A few of the images, evenly, which a quantised file is compared on."""
-    return images[:: max(1, len(images) // NUM_COMPARED)][:NUM_COMPARED]
+def as_input(images: Tensor, *, pictures: bool) -> Tensor:
+    """Turn images [B, C, H, W] in [0, 1] into uint8 [B, H, W, C] for a file that takes pictures."""
+    return (255 * images).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous() if pictures else images
+
+
+def few(images: Sequence[Tensor]) -> list[Tensor]:
+    """Choose some of the images, evenly spaced, to compare a quantized file on."""
+    return _evenly(images, _NUM_COMPARED)
+
+
+def _evenly(items: Sequence[Any], count: int) -> list[Any]:
+    return [items[index] for index in np.linspace(0, len(items) - 1, min(count, len(items)), dtype=int)]
 
 
 def correlation(before: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]]) -> float:
-    """Correlation of the outputs of two models for the same images, the lowest where there are several outputs.
+    """Return the correlation of the outputs of two models for the same images, the lowest of several outputs.
 
     It is nan where an output is the same everywhere, or not finite.
 
@@ -90,15 +96,15 @@ def correlation(before: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]])
 def check_correlation(
     before: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]], remedy: str = ""
 ) -> QuantizationLoss:
-    """How near the outputs of a quantised file are to those in float32.
+    """Measure how near the outputs of a quantized file are to those in float32.
 
     Raises:
-        ValueError: If their correlation is below what a quantised file must have.
+        ValueError: If their correlation is below what a quantized file must have.
     """
     found = correlation(before, after)
     if not found >= MIN_CORRELATION:  # nan is refused too
         raise ValueError(
-            f"the quantised file is not written: on {len(before)} images of the calibration folder, the correlation of "
+            f"the quantized file is not written: on {len(before)} images of the calibration folder, the correlation of "
             f"its outputs with those of float32 is {found:.3f}, expected at least {MIN_CORRELATION}; "
             + (remedy or "calibrate on a hundred or so images of the kind that the model is for")
         )

@@ -11,29 +11,21 @@ TOLERANCE = 1e-4  # of the standard deviation of an output, in float32
 HALF_TOLERANCE = 0.1  # with weights in float16: rounding them alone moves random networks by up to 0.03 in PyTorch
 
 
-def make_images(shape: Sequence[int]) -> Tensor:
-    """Random images [batch, channels, height, width] in [0, 1], the same for the same shape."""
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def make_pixels(shape: Sequence[int]) -> Tensor:
-    """Random pictures [batch, height, width, channels] as they are decoded, in uint8."""
-    return torch.randint(256, tuple(shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def make_images(shape: Sequence[int], *, pictures: bool = False) -> Tensor:
+    """Make random images, or pictures in uint8, that are the same for the same shape."""
+    generator = torch.Generator().manual_seed(0)
+    if pictures:
+        return torch.randint(256, tuple(shape), dtype=torch.uint8, generator=generator)
+    return torch.rand(*shape, generator=generator)
 
 
 def as_list(output: Any) -> list[Tensor]:
-    """The outputs of a model, which may be one tensor or several."""
+    """Return the outputs of a model, which may be one tensor or several, as a list."""
     return [output] if isinstance(output, Tensor) else list(output)
 
 
 def output_names(model: nn.Module, count: int) -> list[str]:
-    """Names of the outputs of a model, how many it returns, in an exported file.
-
-    Example:
-        >>> import timm
-        >>> output_names(timm.create_model("mobilevitv3_xxs", num_classes=0), 1)
-        ['features']
-    """
+    """Name the outputs of a model, of which there are ``count``, in an exported file."""
     names = getattr(model, "output_names", None)
     if names is not None:
         return list(names)
@@ -43,9 +35,10 @@ def output_names(model: nn.Module, count: int) -> list[str]:
 
 
 def relative_difference(expected: Tensor, output: NDArray[Any]) -> float:
-    """Largest difference of a value, as a share of the standard deviation of the expected values; nan if a value is.
+    """Return the largest difference, as a share of the standard deviation of the expected values.
 
-    Few classes can lie closer together than float32 tells apart: a tenth of the largest value counts as well.
+    It is nan if a value is. Few classes can lie closer together than float32 tells apart: a tenth of the largest value
+    counts as well.
 
     Raises:
         RuntimeError: If the shapes differ.
@@ -69,11 +62,6 @@ def check_outputs(
 
     Raises:
         RuntimeError: If an output is further off than the tolerance, has another shape or is missing.
-
-    Example:
-        >>> check_outputs([torch.tensor([-1.0, 1.0])], [torch.tensor([-1.0, 1.5]).numpy()], ["logits"], 1e-4)
-        Traceback (most recent call last):
-        RuntimeError: the file's output logits differs from PyTorch's by 0.5 of its standard deviation, more than 0.0001
     """
     if not len(expected) == len(outputs) == len(names):
         raise RuntimeError(f"the file gives {len(outputs)} outputs, PyTorch {len(expected)}")

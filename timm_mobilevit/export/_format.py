@@ -1,4 +1,4 @@
-"""What a format of exported files is: its module says it in a ``FORMAT``, and imports neither torch nor the runtime."""
+"""A format of exported files: its module describes it in a ``FORMAT``, and imports neither torch nor the runtime."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ class Format:
     """A format of exported files; the extra of the same name installs what writes and runs them.
 
     Attributes:
-        name: What the command line calls it.
-        title: What people call it.
-        ending: How the name of the file, or of the directory, ends.
+        name: In the command line.
+        title: In messages.
+        ending: Of the name of the file, or of the directory.
         packages: Modules that write it.
         runtime: Module that runs it here, one of those or another.
         takes: Options of ``export_model`` that not every format has, and their defaults.
-        write: Writes a ``Network`` to a path, with the options that do not make another network.
-        open: Loads a file into its runtime on so many threads, as a function from what the file takes, one image, to
-            its outputs; None if the runtime does not exist here.
+        write: Function that writes a ``Network`` to a path, with the options that do not make another network.
+        open: Function that loads a file into its runtime on so many threads, as a function from one image, as the file
+            takes it, to the outputs; None if the runtime does not exist here.
         unverified: Why, then.
         is_folder: Whether it is a directory.
-        has_metadata: Whether it says itself what it was made from; otherwise a JSON file beside it does.
+        has_metadata: Whether it holds its metadata itself; otherwise a JSON file beside it does.
         needs_labels: Whether classes without names are named by their numbers.
         siblings: Endings of further files that belong to it.
     """
@@ -60,7 +60,7 @@ class Format:
         check_file(path, force=force, is_folder=self.is_folder)
         others = [path.with_suffix(ending) for ending in self.siblings]
         if not self.has_metadata:
-            others.append(facts_file(path))
+            others.append(metadata_file(path))
         for other in others:
             check_file(other, force=force)
 
@@ -82,23 +82,12 @@ def check_name(path: Path, title: str = "ONNX", ending: str = ".onnx") -> None:
     """Refuse a name that no file of a format can have.
 
     Raises:
-        ValueError: If it has another ending, or is nothing else.
-
-    Example:
-        >>> check_name(Path("model.txt"))
-        Traceback (most recent call last):
-        ...
-        ValueError: expected a name that ends in .onnx for ONNX, got model.txt
+        ValueError: If it has another ending, or nothing before it.
     """
     if not path.name.endswith(ending) or path.name == ending:
         raise ValueError(f"expected a name that ends in {ending} for {title}, got {path}")
 
 
-def facts_file(path: Path) -> Path:
-    """The JSON file beside an exported one.
-
-    Example:
-        >>> facts_file(Path("digits.tflite")).name
-        'digits.tflite.json'
-    """
+def metadata_file(path: Path) -> Path:
+    """Return the JSON file beside an exported one."""
     return path.with_name(f"{path.name}.json")

@@ -12,7 +12,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def to_half(proto: Any, *, half_io: bool) -> Any:
-    """Convert an ``onnx.ModelProto`` with the types of all tensors, which may be changed, to one in float16.
+    """Convert an ``onnx.ModelProto`` with the types of all tensors to float16; it may be changed.
 
     With ``half_io``, inputs and outputs that are float32 are float16 too.
     """
@@ -33,7 +33,7 @@ def to_half(proto: Any, *, half_io: bool) -> Any:
     model = ir.from_proto(half)
     TopologicalSortPass()(model)  # ONNX Runtime's tool appends its nodes
     for node in model.graph:
-        # Between two operators in float32 the tool rounds to float16: not so.
+        # The tool rounds to float16 between two operators in float32, too.
         if _is_cast(node, ir.DataType.FLOAT) and _is_cast(before := node.inputs[0].producer(), ir.DataType.FLOAT16):
             old, new = node.outputs[0], before.inputs[0]
             if new.dtype != ir.DataType.FLOAT:
@@ -50,7 +50,7 @@ def _is_cast(node: Any, dtype: Any) -> bool:
 
 
 def _after_the_weights(graph: Any) -> list[str]:
-    """Names of the nodes whose outputs reach no convolution and no linear layer."""
+    """Name the nodes whose outputs reach no convolution and no linear layer."""
     needed: set[str] = set()
     after = []
     for node in reversed(graph.node):

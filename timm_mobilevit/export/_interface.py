@@ -1,4 +1,4 @@
-"""What an application does around a network, as a part of it: normalising pixels before, softmax after."""
+"""The preprocessing and softmax of an application as a part of the network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,11 +45,11 @@ class WithInterface(nn.Module):
         whole = 255.0 if image_input else 1.0
         self.register_buffer("shift", _per_channel(mean) * whole)
         self.register_buffer("scale", 1 / (_per_channel(std) * whole))
-        # Flags, for a graph must not depend on values: what changes nothing is left out of it.
+        # Flags, for a graph must not depend on values: steps that change nothing are left out of it.
         self.shifts, self.scales = bool((self.shift != 0).any()), bool((self.scale != 1).any())
 
     def forward(self, x: Tensor) -> Any:
-        """Map pixels to what the network makes of them."""
+        """Map pixels to the outputs of the network."""
         if self.image_input:
             x = x.permute(0, 3, 1, 2).float()  # [B, C, H, W]
         if self.shifts:
@@ -63,5 +63,5 @@ class WithInterface(nn.Module):
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:
-    """One number per channel [C, 1, 1], or a single one [1, 1, 1] for all."""
+    """Make a tensor of one number per channel [C, 1, 1], or of a single one [1, 1, 1] for all."""
     return torch.tensor(values if len(set(values)) > 1 else values[:1]).view(-1, 1, 1)

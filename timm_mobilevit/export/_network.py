@@ -1,4 +1,4 @@
-"""A model made ready for export: the network that is written, the one that the file is compared with, what is known."""
+"""A model ready for export: the network that is written, the one that the file is compared with, and metadata."""
 
 import copy
 import warnings
@@ -11,78 +11,75 @@ import torch
 from torch import Tensor, nn
 
 from ..inference.optimize import optimize_for_inference
-from ._calibration import QuantizationLoss, check_correlation, draw_images, some
-from ._compare import as_list, check_outputs, make_images, make_pixels, output_names
-from ._facts import find_facts
+from ._calibration import QuantizationLoss, check_correlation, draw_images, few
+from ._compare import TOLERANCE, as_list, check_outputs, make_images, output_names
 from ._interface import WithInterface
+from ._metadata import find_mean_and_std, find_metadata
 
 
 @dataclass
 class Network:
-    """A model made ready for export.
+    """A model ready for export.
 
     Attributes:
         optimized: The network that is written.
         reference: The network that the file is compared with.
         names: Of its outputs.
-        facts: What an application needs to know.
+        metadata: About the model, for applications.
         shapes: Of the batches of images that the file is compared on.
         axes: Names of the axes of the images that may have any size.
-        tolerance: How far an output may be off, as a share of its standard deviation; None to compare nothing.
+        tolerance: How far an output may be off, as a share of its standard deviation.
         calibration: Images that eight bits were calibrated on, if they were.
     """
 
     optimized: Any
     reference: nn.Module
     names: list[str]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     shapes: list[tuple[int, ...]]
     axes: dict[int, str] = field(default_factory=dict)
-    tolerance: float | None = None
+    tolerance: float = TOLERANCE
     calibration: list[Tensor] = field(default_factory=list)
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether images are uint8 [B, H, W, C]."""
-        return bool(self.facts.get("image_input"))
+        """Tell whether images are uint8 [B, H, W, C]."""
+        return bool(self.metadata.get("image_input"))
 
     @property
     def depth(self) -> int:
-        """How many modules stand around those of the model, the model among them."""
+        """Count the modules around those of the model, the model among them."""
         return 1 + isinstance(self.optimized, WithInterface)
 
     def images(self, shape: Sequence[int] = ()) -> Tensor:
-        """Random images, the same for the same shape."""
-        return (make_pixels if self.takes_pictures else make_images)(shape or self.shapes[0])
+        """Make random images, the same for the same shape."""
+        return make_images(shape or self.shapes[0], pictures=self.takes_pictures)
 
     def outputs(self, images: Tensor) -> list[Tensor]:
-        """What PyTorch computes."""
+        """Compute the outputs in PyTorch."""
         with torch.inference_mode():
             return as_list(self.reference(images))
 
     def calibrate(self, folder: Path) -> list[Tensor]:
-        """Take the images of a folder, as the file takes them, for ranges of activations and for the comparison."""
-        pictures = self.takes_pictures
-        self.calibration = [as_input(image, pictures=pictures) for image in draw_images(self.facts, folder)]
+        """Read images of a folder, for the ranges of activations and for the comparison."""
+        self.calibration = draw_images(self.metadata, folder)
         return self.calibration
 
-    def compare(self, run: Callable[[Any], list[Any]]) -> float | QuantizationLoss | None:
+    def compare(self, run: Callable[[Any], list[Any]]) -> float | QuantizationLoss:
         """Make sure that a file, as a function of images, computes what the model does."""
         if self.calibration:
-            compared = some(self.calibration)
-            return check_correlation([self.outputs(x) for x in compared], [run(x.numpy()) for x in compared])
-        if self.tolerance is None:
-            return None
+            images = few(self.calibration)
+            return check_correlation([self.outputs(x) for x in images], [run(x.numpy()) for x in images])
         largest = 0.0
         hint = "; export with dynamic_size=False, or at a larger input_size" if self.axes else ""
         for shape in self.shapes:
-            images = self.images(shape)
+            batch = self.images(shape)
             try:
-                outputs = run(images.numpy())
+                outputs = run(batch.numpy())
             except Exception as error:  # the runtime's own
                 raise RuntimeError(f"the exported file does not run on {list(shape)} ({error}){hint}") from error
             try:
-                largest = max(largest, check_outputs(self.outputs(images), outputs, self.names, self.tolerance))
+                largest = max(largest, check_outputs(self.outputs(batch), outputs, self.names, self.tolerance))
             except RuntimeError as error:
                 raise RuntimeError(f"on {list(shape)} {error}{hint}") from error
         return largest
@@ -140,12 +137,6 @@ def prepare(
     Raises:
         ValueError: If the size is none or the model refuses it, the number of labels is not that of the classes, the
             model has no logits for ``softmax``, or does not say its mean and standard deviation for ``image_input``.
-
-    Example:
-        >>> import timm
-        >>> network = prepare(timm.create_model("mobilevitv3_xxs", num_classes=10), (3, 64, 64))
-        >>> network.names, network.trace().module()(torch.rand(1, 3, 64, 64)).shape
-        (['logits'], torch.Size([1, 10]))
     """
     if len(input_size) != 3 or any(not isinstance(n, int) or n < 1 for n in input_size):
         raise ValueError(f"input_size must be channels, height and width, such as (3, 256, 256); got {input_size!r}")
@@ -158,7 +149,7 @@ def prepare(
 
     reference: nn.Module = copy.deepcopy(model).cpu().float().eval()
     names = output_names(model, _try_out(reference, shapes))
-    facts = find_facts(model, input_size, labels)
+    metadata = find_metadata(model, input_size, labels)
     # Static strides in the default layout: channels-last, which is faster in PyTorch, adds transpositions elsewhere.
     optimized: Any = optimize_for_inference(reference)
     optimized.to(memory_format=torch.contiguous_format)
@@ -169,23 +160,13 @@ def prepare(
         axes |= {1: "height", 2: "width"} if image_input else {2: "height", 3: "width"}
     interface: dict[str, Any] = {"softmax": softmax}
     if image_input:
-        if missing := [key for key in ("mean", "std") if key not in facts]:
-            raise ValueError(
-                f"image_input needs the {' and '.join(missing)} of the images, which {type(model).__name__} does not "
-                "know; set them in its pretrained_cfg"
-            )
-        interface |= {"mean": facts["mean"], "std": facts["std"], "image_input": True}
-        facts |= {"mean": [0.0] * channels, "std": [1.0] * channels, "image_input": True}  # nothing is left to do
+        interface |= {**find_mean_and_std(metadata, "image_input"), "image_input": True}
+        metadata |= {"mean": [0.0] * channels, "std": [1.0] * channels, "image_input": True}  # nothing is left to do
         shapes = [(batch, height, width, channels) for batch, _, height, width in shapes]
     if softmax or image_input:
         reference, optimized = (WithInterface(network, **interface).eval() for network in (reference, optimized))
     names = ["probabilities"] if softmax else names
-    return Network(optimized, reference, names, facts | {"outputs": names}, shapes, axes)
-
-
-def as_input(images: Tensor, *, pictures: bool) -> Tensor:
-    """Images [B, C, H, W] as a file takes them: uint8 [B, H, W, C], of values in [0, 1], if it takes pictures."""
-    return (255 * images).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous() if pictures else images
+    return Network(optimized, reference, names, metadata | {"outputs": names}, shapes, axes)
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
-"""What torch writes of a network as ONNX, made fit for every runtime: ONNX files come from it, and OpenVINO's."""
+"""The ONNX graph that torch exports, adapted to every runtime: ONNX files have it, and OpenVINO's come from it."""
 
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def write_graph(
     half_io: bool = False,
     input_name: str = "images",
 ) -> None:
-    """Write the file of a network, as ``export_model`` says, without a look at what it computes."""
+    """Write the ONNX file of a network, as ``export_model`` says, without running it."""
     from ._half import to_half
     from ._opset17 import to_opset_17
 
@@ -49,7 +50,7 @@ def write_graph(
         to_opset_17(proto)
     if half:
         proto = to_half(proto, half_io=half_io)
-    save(proto, path, network.facts)
+    save(proto, path, network.metadata)
 
 
 def translate(
@@ -60,7 +61,7 @@ def translate(
     axes: tuple[dict[int, Any], ...] | None = None,
     opset: int = EXPORTER_OPSET,
 ) -> Any:
-    """Have torch write a module as an ``onnx.ModelProto``, with the types of all tensors.
+    """Export a module as an ``onnx.ModelProto`` with the types of all tensors.
 
     Raises:
         ValueError: If the module does not take every size of the axes, which have names, of its inputs.
@@ -95,15 +96,15 @@ def translate(
     return program.model_proto
 
 
-def save(proto: Any, path: Path, facts: dict[str, Any]) -> None:
-    """Write a file that says where it comes from, and nothing about the machine that it was made on."""
+def save(proto: Any, path: Path, metadata: dict[str, Any]) -> None:
+    """Write a file with its metadata, and with nothing about the machine that it was made on."""
     import onnx
 
     proto.producer_name, proto.producer_version = "timm-mobilevit", __version__
     # Older runtimes and compilers for NPUs refuse newer ones (onnxruntime#20559); nothing in the file needs more.
     proto.ir_version = min(proto.ir_version, _IR_VERSION)
     graph = proto.graph
-    # tract refuses symbols in the types of what is between the nodes; every runtime finds these types by itself.
+    # tract refuses symbols in the types of values between the nodes; every runtime infers these types itself.
     for value in list(graph.value_info):
         if any(size.dim_param for size in value.type.tensor_type.shape.dim):
             graph.value_info.remove(value)
@@ -115,5 +116,26 @@ def save(proto: Any, path: Path, facts: dict[str, Any]) -> None:
         del part.metadata_props[:]
         part.doc_string = ""
     proto.doc_string = ""
-    onnx.helper.set_model_props(proto, {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()})
+    onnx.helper.set_model_props(proto, {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()})
     onnx.save(proto, os.fspath(path))
+
+
+def open_onnx(source: Path | bytes, threads: int = 1, *, exact_sums: bool = False) -> Callable[[Any], list[Any]]:
+    """Load a file, or its bytes, into ONNX Runtime, as a function from images to outputs.
+
+    With ``exact_sums``, products in eight bits are added up exactly, on processors where the sums would saturate, too.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.x64quantprecision", str(int(exact_sums)))
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    (feed,) = session.get_inputs()
+
+    def run(images: Any) -> list[Any]:
+        images = images.astype(np.float16) if feed.type == "tensor(float16)" else images
+        outputs: list[Any] = session.run(None, {feed.name: images})
+        return outputs
+
+    return run

@@ -1,7 +1,7 @@
-"""Opset 17 for compilers and runtimes that know no newer one: what torch writes in 18, said in the operators of 17.
+"""Opset 17 for compilers and runtimes that know no newer one: torch writes opset 18, which is rewritten here.
 
-onnx's own converter of versions does not know ``Split`` of opset 18. Nothing here changes a number; what opset 17 has
-no words for is refused, by this module, or by the checker and the runtime, which see an operator that they do not know.
+onnx's own converter of versions does not know ``Split`` of opset 18. Nothing here changes a number. What opset 17
+cannot express is refused, by this module, or by the checker and the runtime, which see an unknown operator.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 _REDUCTIONS = {
     f"Reduce{name}" for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 }
-# Attributes that opset 18 added, with the value at which they say what 17 does.
+# Attributes that opset 18 added, with the values that stand for the behaviour of 17.
 _ADDED = {"Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}} | {
     name: {"noop_with_empty_axes": 0} for name in _REDUCTIONS
 }
@@ -20,7 +20,7 @@ def to_opset_17(proto: Any) -> None:
     """Rewrite an ``onnx.ModelProto`` of opset 18 in place.
 
     Raises:
-        ValueError: If it uses what opset 17 does not have.
+        ValueError: If opset 17 cannot express it.
     """
     from onnx import helper, numpy_helper
 

@@ -1,4 +1,4 @@
-"""Converters that print: each runs in a process of its own, so that nothing is done to the streams of this one."""
+"""Converters that print run in a process of their own, so that the streams of this one stay as they are."""
 
 import os
 import subprocess
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def run_quietly(command: Sequence[str | Path], title: str, folder: Path | None = None) -> None:
-    """Run a program in a folder and keep back what it prints.
+    """Run a program in a folder and hide its output.
 
     Raises:
-        RuntimeError: If it fails; the message names what it should write, and has the error that it printed last.
+        RuntimeError: If it fails; the message has ``title`` and the last error that it printed.
     """
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, errors="replace", env=os.environ | {"PYTHONSAFEPATH": "1"}

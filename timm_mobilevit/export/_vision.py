@@ -1,4 +1,4 @@
-"""The suppression of overlapping boxes in a Core ML package: detections that Vision, Apple's framework, understands."""
+"""Non-maximum suppression in a Core ML package: detections that Vision, Apple's framework, understands."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 CONFIDENCE, COORDINATES = "confidence", "coordinates"  # names that Vision looks for
-_THRESHOLDS = {"iouThreshold": "iou_threshold", "confidenceThreshold": "score_thr"}  # of Core ML, and in the facts
+_THRESHOLDS = {"iouThreshold": "iou_threshold", "confidenceThreshold": "score_thr"}  # of Core ML, and in the metadata
 _NMS_VERSION = 3  # of the specification: iOS 12
 
 
@@ -39,20 +39,20 @@ class ForVision(nn.Module):
         return scores[0], torch.cat([(start + end) / 2, end - start], dim=1)
 
 
-def with_suppression(network: Any, facts: dict[str, Any], *, per_class: bool) -> Any:
-    """Put Core ML's suppression, of each class or of all together, behind the package of a ``ForVision``.
+def with_suppression(network: Any, metadata: dict[str, Any], *, per_class: bool) -> Any:
+    """Append Core ML's non-maximum suppression, per class or of all together, to the package of a ``ForVision``.
 
     The new package has the outputs ``confidence`` [N, classes] and ``coordinates`` [N, 4], and the optional inputs
-    ``iouThreshold`` and ``confidenceThreshold`` instead of what the facts say.
+    ``iouThreshold`` and ``confidenceThreshold`` instead of what the metadata say.
     """
     import coremltools as ct
 
     spec = ct.proto.Model_pb2.Model(specificationVersion=_NMS_VERSION)
     nms = spec.nonMaximumSuppression
     nms.pickTop.perClass = per_class
-    nms.stringClassLabels.vector.extend(facts["labels"])
+    nms.stringClassLabels.vector.extend(metadata["labels"])
     described = {value.name: value for value in network.get_spec().description.output}
-    for name, width in ((CONFIDENCE, len(facts["labels"])), (COORDINATES, 4)):
+    for name, width in ((CONFIDENCE, len(metadata["labels"])), (COORDINATES, 4)):
         source = described[f"anchor_{name}"]
         spec.description.input.add().CopyFrom(source)
         output = spec.description.output.add(name=name)
@@ -64,9 +64,9 @@ def with_suppression(network: Any, facts: dict[str, Any], *, per_class: bool) ->
         setattr(nms, f"{name}InputFeatureName", source.name)
         setattr(nms, f"{name}OutputFeatureName", name)
     for name, key in _THRESHOLDS.items():
-        value = spec.description.input.add(name=name, shortDescription=f"Instead of {facts[key]:g}")
+        value = spec.description.input.add(name=name, shortDescription=f"Instead of {metadata[key]:g}")
         value.type.doubleType.SetInParent()
         value.type.isOptional = True
-        setattr(nms, name, facts[key])
+        setattr(nms, name, metadata[key])
         setattr(nms, f"{name}InputFeatureName", name)
     return ct.utils.make_pipeline(network, ct.models.MLModel(spec, skip_model_load=True))

@@ -1,4 +1,4 @@
-"""Operators that XNNPACK lacks, in operators that it has: otherwise ExecuTorch leaves it at each of them."""
+"""Decompositions of operators that XNNPACK lacks: otherwise ExecuTorch computes each of them in portable code."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Any:
-    """A norm over the last axis, or over whole maps [B, C, H, W]."""
+    """Normalise over the last axis, or over whole maps [B, C, H, W]."""
     if len(shape) == 3 and x.ndim == 4 and weight is None:
         x = x - _mean(x)
         return x * torch.rsqrt(_mean(x * x) + eps)
@@ -31,20 +31,20 @@ def _layer_norm(
 
 
 def _matmul(a: Tensor, b: Tensor) -> Any:
-    """Products of the matrices of two stacks of the same size, without copies that repeat them once."""
+    """Multiply the matrices of two stacks of the same size, without copies that repeat them once."""
     if a.ndim != 4 or a.shape[:2] != b.shape[:2]:
         return NotImplemented
     return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).reshape(*a.shape[:3], b.shape[3])
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Of each image [B, C, H, W]: XNNPACK takes means over the last two axes only."""
+    """Average each image [B, C, H, W]: XNNPACK takes means over the last two axes only."""
     x = x.mean((2, 3), keepdim=True)  # [B, C, 1, 1]
     return x.transpose(1, 2).mean((2, 3), keepdim=True)  # [B, 1, 1, 1]
 
 
 def _sum(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
-    """A sum over the last of four axes, which it leaves in place: v2's context."""
+    """Add up over the last of four axes, which stays: v2's context."""
     if x.ndim != 4 or list(dim or ()) != [3] or not keepdim or dtype is not None:
         return NotImplemented
     B, d, P, N = x.shape
@@ -52,7 +52,7 @@ def _sum(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: 
 
 
 def _split(x: Tensor, sizes: Sequence[int], dim: int = 0) -> Any:
-    """A split of the channels of a map [B, C, H, W] as slices.
+    """Split the channels of a map [B, C, H, W] into slices.
 
     XNNPACK cuts other channels out of four axes than it is told to (ExecuTorch 1.5.1), but the right ones out of three.
     """
@@ -70,7 +70,7 @@ def _split_evenly(x: Tensor, size: int, dim: int = 0) -> Any:
 
 
 def _silu(x: Tensor) -> Tensor:
-    """In the precision of its input: PyTorch computes it in float32."""
+    """Compute SiLU in the precision of its input: PyTorch computes it in float32."""
     return x * torch.sigmoid(x)
 
 

@@ -14,8 +14,8 @@ image, with the thresholds of its config unless the optional inputs ``iouThresho
 others. They can differ from those of the detector's own ``predict``: Core ML gives each box one class, sets no limit to
 their number, and clips no box to the image.
 
-Xcode shows what the package says about itself: architecture, licence, version, input and outputs. Its metadata hold the
-same facts as those of an ONNX file, without mean and standard deviation.
+Xcode shows architecture, licence, version, input and outputs. The metadata are those of an ONNX file, without mean and
+standard deviation.
 """
 
 import json
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 def _write(network: "Network", path: Path, *, half: bool, suppress: bool) -> None:
     import coremltools as ct
 
-    from ._facts import suppresses_classes_together
     from ._interface import WithInterface
+    from ._metadata import suppresses_classes_together
     from ._vision import ForVision, with_suppression
 
-    facts, outputs = network.facts, network.names
+    metadata, outputs = network.metadata, network.names
     (_, *shape) = network.shapes[0]
     colours = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}
     if shape[0] not in colours:
         raise ValueError(f"Core ML takes images of one channel or three, got {shape[0]}")
-    preprocessing = {key: facts[key] for key in ("mean", "std") if key in facts}
-    if suppress:  # what cannot be suppressed is refused before the conversion, which takes long
-        if facts.get("task") != "object-detection":
+    preprocessing = {key: metadata[key] for key in ("mean", "std") if key in metadata}
+    if suppress:  # refused before the conversion, which takes long
+        if metadata.get("task") != "object-detection":
             raise ValueError("suppress is for detectors of timm_mobilevit.export.mm")
-        classes_together = suppresses_classes_together(facts, "this detector")
-    names = facts.get("labels") if "task" not in facts and outputs in (["logits"], ["probabilities"]) else None
+        classes_together = suppresses_classes_together(metadata, "this detector")
+    names = metadata.get("labels") if "task" not in metadata and outputs in (["logits"], ["probabilities"]) else None
     softmax = names is not None and outputs == ["logits"]
     wrapped: Any = WithInterface(network.optimized, **preprocessing, softmax=softmax).eval()
     if suppress:
@@ -61,22 +61,22 @@ def _write(network: "Network", path: Path, *, half: bool, suppress: bool) -> Non
         skip_model_load=True,
     )
     if suppress:
-        package = with_suppression(package, facts, per_class=not classes_together)
-    package.short_description = ".".join(str(facts[key]) for key in ("architecture", "tag") if key in facts)
-    package.license = facts.get("license", "")
+        package = with_suppression(package, metadata, per_class=not classes_together)
+    package.short_description = ".".join(str(metadata[key]) for key in ("architecture", "tag") if key in metadata)
+    package.license = metadata.get("license", "")
     package.author, package.version = "timm-mobilevit", __version__
     colour = {1: "Grey", 3: "RGB"}[shape[0]]
     package.input_description["image"] = f"{colour} picture of {shape[2]}×{shape[1]} pixels"
     for name in package.output_description:
-        package.output_description[name] = _describe(name, facts)
-    told = {key: json.dumps(fact, ensure_ascii=False) for key, fact in facts.items() if key not in preprocessing}
+        package.output_description[name] = _describe(name, metadata)
+    told = {key: json.dumps(fact, ensure_ascii=False) for key, fact in metadata.items() if key not in preprocessing}
     package.user_defined_metadata.update(told)
     if names:
         package.user_defined_metadata[f"{_PREVIEW}.type"] = "imageClassifier"
-    elif facts.get("task") == "semantic-segmentation":
-        shown = {"labels": facts["labels"]}
-        if "palette" in facts:
-            shown["colors"] = ["#" + bytes(colour).hex() for colour in facts["palette"]]
+    elif metadata.get("task") == "semantic-segmentation":
+        shown = {"labels": metadata["labels"]}
+        if "palette" in metadata:
+            shown["colors"] = ["#" + bytes(colour).hex() for colour in metadata["palette"]]
         package.user_defined_metadata[f"{_PREVIEW}.type"] = "imageSegmenter"
         package.user_defined_metadata[f"{_PREVIEW}.params"] = json.dumps(shown)
 
@@ -97,11 +97,11 @@ _OUTPUTS = {
 }
 
 
-def _describe(output: str, facts: dict[str, Any]) -> str:
-    """What an output is, for the people who use the package."""
+def _describe(output: str, metadata: dict[str, Any]) -> str:
+    """Describe an output in words that Xcode shows."""
     stage = output.removeprefix("feature_")
     if stage.isdecimal():
-        reduction = facts["feature_reductions"][int(stage)]
+        reduction = metadata["feature_reductions"][int(stage)]
         return f"Map [1, channels, height, width], {reduction} times smaller than the image"
     return _OUTPUTS.get(output, "")
 

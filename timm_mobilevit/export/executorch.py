@@ -1,7 +1,7 @@
 """ExecuTorch: a ``.pte`` file for phones and other small devices, computed by XNNPACK.
 
-XNNPACK, a library for CPUs, computes all of a classifier; what is left of detectors and segmentors runs in ExecuTorch's
-portable operators, which an application has to link too. With eight bits, convolutions, linear layers, sums of two maps
+XNNPACK, a library for CPUs, computes all of a classifier; some operators of detectors and segmentors are ExecuTorch's
+portable ones, which an application has to link too. With eight bits, convolutions, linear layers, sums of two maps
 and the pooling compute with them: weights signed with one scale per output channel, activations signed with one scale
 per tensor. Attention, norms and SiLU stay in float32, as do input and output. With half precision, weights and
 arithmetic are float16, input and output float32.
@@ -46,7 +46,7 @@ def _write(network: "Network", path: Path, *, half: bool, calibration: Path | No
 
 
 def _quantize(graph: Any, *, images: Sequence[Any], depth: int = 1) -> Any:
-    """Eight bits for what XNNPACK computes with them, with ranges from images."""
+    """Quantize the operators that XNNPACK computes in eight bits, with ranges from images."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -54,7 +54,7 @@ def _quantize(graph: Any, *, images: Sequence[Any], depth: int = 1) -> Any:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     class Quantizer(XNNPACKQuantizer):  # type: ignore[misc, unused-ignore]
-        """Leaves what a detector computes behind its modules in float32: eight bits are too few for boxes.
+        """A quantizer that leaves a detector's own operators in float32: eight bits are too few for boxes.
 
         The filter that XNNPACK's quantizer offers does not reach concatenations.
         """

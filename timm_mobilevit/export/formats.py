@@ -1,27 +1,20 @@
-"""The formats that a model can be exported to. Each has a module that says all about it, and a row here."""
+"""The formats that a model can be exported to: each has a module, which is named here."""
 
 from pathlib import PurePath
 
 from . import coreml, executorch, litert, ncnn, onnx, openvino
+from ._format import Format
 
-FORMATS = {
-    form.name: form
-    for form in (
-        onnx.FORMAT,
-        openvino.FORMAT,
-        litert.FORMAT,
-        ncnn.FORMAT,
-        executorch.FORMAT,
-        coreml.FORMAT,
-    )
+FORMATS: dict[str, Format] = {
+    module.FORMAT.name: module.FORMAT for module in (onnx, openvino, litert, ncnn, executorch, coreml)
 }
 
 
 def format_of(path: PurePath) -> str:
-    """The format of a file, by the ending of its name.
+    """Return the format of a file, by the ending of its name.
 
     Raises:
-        ValueError: If it is that of no format.
+        ValueError: If no format has this ending.
 
     Example:
         >>> format_of(PurePath("digits.tflite")), format_of(PurePath("digits_ncnn"))
@@ -35,7 +28,7 @@ def format_of(path: PurePath) -> str:
 
 
 def is_exported(path: PurePath) -> bool:
-    """Whether a name ends as that of an exported file.
+    """Tell whether a name ends as that of an exported file.
 
     Example:
         >>> is_exported(PurePath("digits.pte")), is_exported(PurePath("digits.safetensors"))

@@ -34,7 +34,7 @@ def _write(network: "Network", path: Path, *, half: bool, calibration: Path | No
 
 
 def _softmax(x: Any, dim: int, dtype: Any = None) -> Any:
-    """A softmax over the last axis of a matrix: of others, litert-torch makes exponents, maxima and quotients."""
+    """Compute the softmax over the last axis of a matrix: litert-torch makes one operator of that only."""
     import torch
 
     if dtype is not None:
@@ -46,11 +46,10 @@ def _softmax(x: Any, dim: int, dtype: Any = None) -> Any:
 
 
 def _convert(program: str, out: str, precision: str, images: str) -> None:
-    """Convert what torch.export traced, in a process of its own."""
+    """Convert a traced program, in a process of its own."""
     import litert_torch
     import torch
-    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
 
     traced = torch.export.load(program)
@@ -60,27 +59,18 @@ def _convert(program: str, out: str, precision: str, images: str) -> None:
     litert_torch.convert(module, traced.example_inputs[0]).export(out)
     tool, calibrated = quantizer.Quantizer(out), None
     if precision == "half":
-        tool.update_quantization_recipe(
-            regex=".*",
-            operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
-            op_config=qtyping.OpQuantizationConfig(
-                weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
-                compute_precision=qtyping.ComputePrecision.FLOAT,
-                explicit_dequantize=True,
-            ),
-            algorithm_key=AlgorithmName.FLOAT_CASTING,
+        weights = {"num_bits": 16, "dtype": "FLOAT"}
+        half = {"weight_tensor_config": weights, "compute_precision": "FLOAT", "explicit_dequantize": True}
+        tool.load_quantization_recipe(
+            [{"regex": ".*", "operation": "*", "op_config": half, "algorithm_key": "float_casting"}]
         )
     elif os.path.exists(images):
-        tool.load_quantization_recipe(recipe.static_wi8_ai8())
+        rules = recipe.static_wi8_ai8()
         if precision == "pictures":
-            (config,) = recipe.static_wi8_ai8()
-            config["op_config"]["activation_tensor_config"] |= {"symmetric": False, "dtype": "UINT"}
-            tool.update_quantization_recipe(
-                regex=".*",
-                operation_name=qtyping.TFLOperationName.INPUT,
-                op_config=qtyping.OpQuantizationConfig.from_dict(config["op_config"]),
-                algorithm_key=config["algorithm_key"],
-            )
+            rules += recipe.static_wi8_ai8()
+            rules[-1]["operation"] = "INPUT"
+            rules[-1]["op_config"]["activation_tensor_config"] |= {"symmetric": False, "dtype": "UINT"}
+        tool.load_quantization_recipe(rules)
         # The quantizer's own calibration averages the ranges of images: what is larger than usual would be cut off.
         ranges = calibrator.Calibrator(out, qsv_update_func=qsv_utils.min_max_update)
         manager = recipe_manager.RecipeManager()
@@ -118,7 +108,7 @@ def _open(path: Path, threads: int) -> Callable[[Any], list[Any]]:
 
 
 def _number(values: Any, scale: float, zero: int) -> Any:
-    """What integers stand for."""
+    """Dequantize integers."""
     return (values.astype(np.float32) - np.float32(zero)) * np.float32(scale) if scale else np.array(values)
 
 

@@ -1,9 +1,9 @@
 """Detectors and segmentors as plain networks from a tensor to tensors, which can be exported.
 
 mmdet's and mmseg's own forward takes data samples and gives lists of detections, of a length that depends on the image:
-nothing that an exporter can follow. What is exported ends where arrays of fixed shape do. A detector gives decoded
-boxes and scores for every anchor; a segmentor gives logits of the size of the image. The metadata say what has to
-follow. ``timm_mobilevit.export.tails`` adds it to ONNX files; elsewhere it is the application's.
+exporters cannot follow that. Here a detector gives decoded boxes and scores for every anchor, and a segmentor logits of
+the size of the image. The metadata have the settings of the postprocessing, which ``timm_mobilevit.export.tails`` adds
+to ONNX files and applications do elsewhere.
 """
 
 import copy
@@ -26,7 +26,7 @@ from ..mm.loading import load_model
 
 
 class ExportableDetector(nn.Module):
-    """An SSDLite up to the suppression of overlapping boxes.
+    """An SSDLite up to the non-maximum suppression.
 
     Boxes are fractions of the image, so that they can be multiplied by the width and height of the original picture:
     the detector sees it squashed to a square. They are not clipped, as in the reference, which clips after the
@@ -64,16 +64,14 @@ class ExportableDetector(nn.Module):
             "task": "object-detection",
             **_preprocessing(detector),
             "score_thr": test_cfg.get("score_thr", 0.0),
-            "nms_pre": test_cfg.get("nms_pre", -1),
             "nms": dict(test_cfg["nms"]),
             "iou_threshold": test_cfg["nms"]["iou_threshold"],
-            "max_per_class": test_cfg.get("max_per_class", -1),
-            "max_per_img": test_cfg.get("max_per_img", -1),
+            **{key: test_cfg.get(key, -1) for key in ("nms_pre", "max_per_class", "max_per_img")},
         }
 
     @property
     def head(self) -> Any:
-        """The head of the detector."""
+        """Return the head of the detector."""
         return self.detector.bbox_head
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +132,7 @@ class ExportableSegmentor(nn.Module):
 
     @property
     def head(self) -> Any:
-        """The decode head of the segmentor."""
+        """Return the decode head of the segmentor."""
         return self.segmentor.decode_head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,8 +153,7 @@ def load_exportable(
 ) -> ExportableDetector | ExportableSegmentor:
     """Build the network of a config, ready to be exported.
 
-    Its ``input_size``, channels, height and width, is what the pipeline that the config tests with makes of a square
-    image.
+    Its ``input_size``, channels, height and width, is what the config's test pipeline makes of a square image.
 
     Args:
         config: A file, or the name of an installed config.
@@ -184,7 +181,7 @@ def load_exportable(
 
 
 def _exportable(model: Any) -> Any:
-    """The network of a detector or segmentor."""
+    """Return the network of a detector or segmentor."""
     # By name: a package that is not installed has made no model.
     kinds = {kind.__name__ for kind in type(model).__mro__}
     if "EncoderDecoder" in kinds:
@@ -198,15 +195,16 @@ def _exportable(model: Any) -> Any:
 
 
 def _without(model: Any, *names: str) -> Any:
-    """A copy of a model that shares all its parts but these."""
+    """Copy a model without some of its modules; the copy shares all others."""
     other = copy.copy(model)
     other._modules = {name: part for name, part in model._modules.items() if name not in names}
     return other
 
 
 def _test_size(cfg: Config, channels: int) -> tuple[int, int]:
-    """Height and width of what the config's test pipeline makes of a square image."""
-    side = int(np.max((cfg.model.get("data_preprocessor") or {}).get("size") or _SIDE))
+    """Find the height and width to which the config's test pipeline brings a square image."""
+    # 512 pixels, for a pipeline that resizes no image, or scales it by a factor.
+    side = int(np.max((cfg.model.get("data_preprocessor") or {}).get("size") or 512))
     pixels = np.zeros((side, side, channels), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "image.png")
@@ -222,11 +220,8 @@ def _test_size(cfg: Config, channels: int) -> tuple[int, int]:
     return int(height), int(width)
 
 
-_SIDE = 512  # pixels, of an image for a pipeline that resizes none, or scales it by a factor
-
-
 def _labels(meta: dict[str, Any], count: int, *, binary: bool) -> list[str]:
-    """Names of the classes of the data that the config tests on, as the data set itself finds them.
+    """Name the classes of the test data of a config, as the data set itself finds them.
 
     Raises:
         ValueError: If they are not as many as the head has classes, or one output channel tells more or fewer than two.
@@ -245,14 +240,12 @@ def _labels(meta: dict[str, Any], count: int, *, binary: bool) -> list[str]:
     return names
 
 
-# Of mmengine's preprocessor, on which mmdet's and newer releases of mmseg's stand, and of older ones of mmseg's.
-_CONVERTS_CHANNELS = ("_channel_conversion", "channel_conversion")
-
-
 def _preprocessing(model: Any) -> dict[str, Any]:
-    """Mean and standard deviation for images in [0, 1], RGB if they have three channels."""
+    """Return mean and standard deviation for images in [0, 1], RGB if they have three channels."""
     preprocessor, channels = model.data_preprocessor, model.backbone.in_channels
-    if channels == 3 and not any(getattr(preprocessor, name, False) for name in _CONVERTS_CHANNELS):
+    # Attributes of mmengine's preprocessor, which mmdet's and newer releases of mmseg's extend, and of older mmseg's.
+    converts = any(getattr(preprocessor, name, False) for name in ("_channel_conversion", "channel_conversion"))
+    if channels == 3 and not converts:
         raise ValueError("the data_preprocessor feeds BGR images; export a model with bgr_to_rgb=True")
     if not hasattr(preprocessor, "mean"):  # it leaves pixels as they are, from 0 to 255
         return {"mean": [0.0] * channels, "std": [1 / 255] * channels}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._format import Format, facts_file
+from ._format import Format, metadata_file
 from ._quietly import run_quietly
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _write(network: "Network", path: Path, *, half: bool) -> None:
         sizes = ",".join(map(str, images.shape))
         run_quietly([pnnx.EXEC_PATH, "model.pt", f"inputshape=[{sizes}]", f"fp16={int(half)}"], "ncnn", Path(folder))
         # ncnn has no batches, and does not tell one from a first axis of one.
-        network.facts["output_shapes"] = [list(output.shape) for output in network.outputs(images)]
+        network.metadata["output_shapes"] = [list(output.shape) for output in network.outputs(images)]
         path.mkdir()
         for name in ("model.ncnn.param", "model.ncnn.bin"):
             file = Path(folder, name)
@@ -55,7 +55,7 @@ def _open(path: Path, threads: int) -> Callable[[Any], list[Any]]:
     if net.load_param(os.fspath(path / "model.ncnn.param")) or net.load_model(os.fspath(path / "model.ncnn.bin")):
         raise ValueError(f"ncnn cannot load {path}: expected the files model.ncnn.param and model.ncnn.bin in it")
     names = sorted(net.output_names(), key=lambda name: int(name.removeprefix("out")))
-    shapes = json.loads(facts_file(path).read_text(encoding="utf-8"))["output_shapes"]
+    shapes = json.loads(metadata_file(path).read_text(encoding="utf-8"))["output_shapes"]
 
     def run(images: Any) -> list[Any]:
         outputs = []

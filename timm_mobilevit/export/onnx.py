@@ -1,39 +1,17 @@
 """ONNX: one self-contained file in the standard operators, for any number of images of any size, or for one."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ._format import Format
-from ._onnx_graph import EXPORTER_OPSET, PACKAGES, write_graph
+from ._onnx_graph import EXPORTER_OPSET, PACKAGES, open_onnx, write_graph
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ._calibration import QuantizationLoss
     from ._network import Network
 
 OLDEST_OPSET = 17
-
-
-def export_onnx(model: "nn.Module", path: str | os.PathLike[str], **options: Any) -> "float | QuantizationLoss | None":
-    """Write a model as ONNX: ``export_model`` for this format, whose options it takes.
-
-    Example:
-        >>> import tempfile, onnxruntime, timm, torch
-        >>> model = timm.create_model("mobilevitv3_xxs", num_classes=10)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     difference = export_onnx(model, f"{folder}/model.onnx", input_size=(3, 64, 64), dynamic_size=False)
-        ...     session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
-        >>> session.run(["logits"], {"images": torch.rand(3, 3, 64, 64).numpy()})[0].shape
-        (3, 10)
-    """
-    from ._write import write_file
-
-    return write_file(FORMAT, model, path, **options)
 
 
 def _write(
@@ -48,7 +26,7 @@ def _write(
     weight_type: str,
     suppress: bool,
     argmax: bool,
-) -> "float | QuantizationLoss | None":
+) -> "float | QuantizationLoss":
     from .quantize import quantize_onnx
     from .tails import attach, find_tail
 
@@ -56,14 +34,10 @@ def _write(
         raise ValueError(f"opset must be {OLDEST_OPSET} or newer, got {opset}")
     if half_io and not half:
         raise ValueError("half_io is for half=True: only a file in half precision has float16 inputs and outputs")
-    if calibration is not None and network.takes_pictures:
-        raise ValueError("eight bits do not go with image_input in ONNX files")
     tail = find_tail(network, suppress=suppress) if suppress or argmax else None
     write_graph(network, path, opset=opset, half=half, half_io=half_io, input_name=input_name)
-    found: float | QuantizationLoss | None = None
-    if network.tolerance is not None:
-        check_valid(path)
-        found = network.compare(_open(path, 1))
+    check_valid(path)
+    found = network.compare(open_onnx(path))
     if calibration is not None:
         found = quantize_onnx(path, path, calibration, weight_type=weight_type)
     if tail is not None:
@@ -89,29 +63,13 @@ def check_valid(path: Path) -> None:
         raise RuntimeError(f"the exported file needs operators that are not ONNX's own: {', '.join(foreign)}")
 
 
-def _open(path: Path, threads: int) -> Callable[[Any], list[Any]]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    (source,) = session.get_inputs()
-    half = source.type == "tensor(float16)"
-
-    def run(images: Any) -> list[Any]:
-        outputs: list[Any] = session.run(None, {source.name: images.astype(np.float16) if half else images})
-        return outputs
-
-    return run
-
-
 FORMAT = Format(
     "onnx",
     "ONNX",
     ".onnx",
     PACKAGES,
     _write,
-    _open,
+    open_onnx,
     runtime="onnxruntime",
     takes={
         "dynamic_batch": True,

@@ -34,7 +34,7 @@ def _write(network: "Network", path: Path, *, half: bool, calibration: Path | No
 
 
 def _quantize(path: str, images: str, out: str) -> None:
-    """Put a file into eight bits, in a process of its own."""
+    """Quantize a file, in a process of its own."""
     import nncf
     import openvino
 
@@ -42,7 +42,7 @@ def _quantize(path: str, images: str, out: str) -> None:
     quantized = nncf.quantize(
         model,
         nncf.Dataset(dataset),
-        model_type=nncf.ModelType.TRANSFORMER,  # keeps in float32 what attention loses its accuracy by
+        model_type=nncf.ModelType.TRANSFORMER,  # keeps operators of attention in float32 that cost accuracy
         subset_size=len(dataset),
         ignored_scope=nncf.IgnoredScope(names=_after_the_weights(model), validate=False),
     )
@@ -50,7 +50,7 @@ def _quantize(path: str, images: str, out: str) -> None:
 
 
 def _after_the_weights(model: Any) -> list[str]:
-    """What follows the last convolution and linear layer: eight bits are too few for boxes."""
+    """Name the nodes behind the last convolution and linear layer: eight bits are too few for boxes."""
     needed: set[str] = set()
     after = []
     for node in reversed(model.get_ordered_ops()):

@@ -1,29 +1,24 @@
-"""Eight-bit ONNX: static quantisation after training, calibrated on a folder of images and compared on some of them."""
+"""Eight bits in ONNX: static quantization after training, calibrated and compared on images of a folder."""
 
-import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from timm.data import resolve_data_config
 from torch import Tensor
 
 from .._files import check_file, replacing
-from .._images import MODES
-from ._calibration import DATA_KEYS, MIN_CORRELATION, QuantizationLoss, check_correlation, correlation, draw_images
-from ._calibration import some as a_few_of
+from ._calibration import MIN_CORRELATION, QuantizationLoss, check_correlation, correlation, draw_images, few
 from ._format import check_name, require
-from ._onnx_graph import PACKAGES
+from ._metadata import read_metadata
+from ._onnx_graph import PACKAGES, open_onnx
 
-# How the weights are stored: ONNX Runtime's type, and whether only seven of its bits are used.
-#
-# x86 processors without VNNI instructions add two products of an unsigned and a signed byte in 16 bits and clamp the
-# sum: 2 * 255 * 127 does not fit, 2 * 255 * 64 does. ONNX Runtime multiplies two unsigned bytes by other, slower
-# instructions there, whose sums are exact. `python -m benchmarks.quantization` compares the three.
+# How the weights are stored: ONNX Runtime's type, and whether only seven of its bits are used. Without VNNI, x86
+# processors add two products of an unsigned and a signed byte in 16 bits and clamp the sum: 2 * 255 * 127 does not fit,
+# 2 * 255 * 64 does. For two unsigned bytes, ONNX Runtime has slower code there, whose sums are exact.
 WEIGHT_TYPES = {"int7": ("QInt8", True), "int8": ("QInt8", False), "uint8": ("QUInt8", False)}
 
 
@@ -32,26 +27,22 @@ def quantize_onnx(
     out: str | os.PathLike[str],
     calibration: str | os.PathLike[str],
     *,
-    data_config: Mapping[str, Any] | None = None,
     num_images: int = 128,
     weight_type: str = "int7",
 ) -> QuantizationLoss:
-    """Quantise an ONNX file of :func:`export_onnx` to eight bits, for ONNX Runtime on CPUs.
+    """Quantize an ONNX file of ``export_onnx`` to eight bits, for ONNX Runtime on CPUs.
 
     Convolutions, linear layers and SiLU compute with eight bits: weights with one scale per output channel, activations
-    unsigned with one scale per tensor. Attention and norms stay in float32. Input and output of the file are as before:
-    float32 images, float32 logits.
+    unsigned with one scale per tensor. Attention and norms stay in float32. Input and output of the file are as before.
 
     Both files are run on some of the images before the new one is put in place, on this processor.
 
     Args:
-        model_path: ONNX file with one input, images [batch, channels, height, width].
+        model_path: ONNX file of ``timm-mobilevit export``, whose metadata say how images are preprocessed.
         out: File to write; an existing one is replaced.
         calibration: Folder of images like those that the model will see, at any depth; class folders are not needed.
             Only the ranges of the activations are taken from them.
-        data_config: Preprocessing that differs from what the file's metadata say: ``input_size``, ``mean``, ``std``,
-            ``interpolation``, ``crop_pct``, ``crop_mode``, as timm names them.
-        num_images: How many images to use at most; they are drawn evenly from the folder.
+        num_images: How many images to use at most, evenly spaced in the folder.
         weight_type: How weights are stored. "int7", signed numbers from -64 to 64 in a byte each: right on every
             processor. "uint8", unsigned with the zero at 128: one bit more, right on every processor, slower on x86
             than the others. "int8", signed: one bit more, as fast as "int7", but wrong on x86 processors without VNNI
@@ -63,9 +54,8 @@ def quantize_onnx(
     Raises:
         FileNotFoundError: If the model or the folder does not exist.
         ImportError: If the extra ``onnx`` is not installed.
-        ValueError: If the folder holds no images, the preprocessing is not known, the model's input is none of images
-            one at a time, the type of the weights is unknown, or the outputs of the new file have a correlation below
-            0.8 with those of the old one.
+        ValueError: If the folder holds no images, the metadata do not say the preprocessing, the type of the weights is
+            unknown, or the outputs of the new file have a correlation below 0.8 with those of the old one.
 
     Example:
         >>> import tempfile, timm, torch
@@ -75,13 +65,13 @@ def quantize_onnx(
         >>> model = timm.create_model("mobilevitv3_xxs", num_classes=10)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_image(torch.rand(3, 64, 64), f"{folder}/image.png")
-        ...     export_onnx(model, f"{folder}/model.onnx", input_size=(3, 64, 64), dynamic_size=False, check=False)
+        ...     _ = export_onnx(model, f"{folder}/model.onnx", input_size=(3, 64, 64), dynamic_size=False)
         ...     loss = quantize_onnx(f"{folder}/model.onnx", f"{folder}/int8.onnx", folder)
         ...     sizes = [Path(folder, name).stat().st_size for name in ("model.onnx", "int8.onnx")]
         >>> sizes[1] < sizes[0] / 2, loss.correlation > 0.8
         (True, True)
     """
-    require("onnx", "quantisation", PACKAGES)
+    require("onnx", "quantization", PACKAGES)
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -95,9 +85,9 @@ def quantize_onnx(
         raise ValueError(f"num_images must be at least 1, got {num_images}")
     if weight_type not in WEIGHT_TYPES:
         raise ValueError(f"weight_type must be one of {', '.join(WEIGHT_TYPES)}, got {weight_type!r}")
+    images = draw_images(read_metadata(model_path), calibration, num_images)
     original = onnx.load(model_path)
-    name, config = _input(original, model_path, data_config or {})
-    images = draw_images(config, calibration, num_images)
+    feeds = iter([{original.graph.input[0].name: image.numpy()} for image in images])
     onnx_type, reduce_range = WEIGHT_TYPES[weight_type]
 
     with replacing(out) as quantized, tempfile.TemporaryDirectory(dir=quantized.parent) as scratch:
@@ -108,7 +98,7 @@ def quantize_onnx(
         quantize_static(
             prepared,
             quantized,
-            _Reader({name: image.numpy()} for image in images),
+            SimpleNamespace(get_next=lambda: next(feeds, None)),
             quant_format=QuantFormat.QDQ,  # any runtime reads it; QOperator nodes are ONNX Runtime's own
             op_types_to_quantize=sorted({node.op_type for node in nodes}),
             nodes_to_quantize=[node.name for node in nodes],
@@ -128,62 +118,25 @@ def quantize_onnx(
         for opset in [opset for opset in result.opset_import if opset.domain not in used]:
             result.opset_import.remove(opset)  # ONNX Runtime imports all domains that it knows
         onnx.save(result, quantized)
-        before, after = _run(model_path, a_few_of(images)), _run(quantized, a_few_of(images))
+        images = few(images)
+        before, after = _run(model_path, images), _run(quantized, images)
         remedy = ""
         if not correlation(before, after) >= MIN_CORRELATION:
-            remedy = _remedy(correlation(before, _run(quantized, a_few_of(images), exact_sums=True)))
+            remedy = _remedy(correlation(before, _run(quantized, images, exact_sums=True)))
         return check_correlation(before, after, remedy)
 
 
-class _Reader:
-    """What ONNX Runtime reads calibration data from."""
-
-    def __init__(self, feeds: Iterator[dict[str, NDArray[np.float32]]]) -> None:
-        self.feeds = feeds
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        return next(self.feeds, None)
-
-
-def _input(model: Any, path: Path, overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name of the input, and timm's data configuration for what it takes."""
-    inputs = model.graph.input
-    shape = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim]  # 0: any
-    if len(inputs) != 1 or len(shape) != 4 or shape[0] > 1:
-        raise ValueError(
-            f"{path} must have one input, images [batch, channels, height, width], and take them one at a time; "
-            f"it has {len(inputs)}, the first of shape {shape} (0: any)"
-        )
-    config = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key in DATA_KEYS}
-    config |= overrides
-    if 0 not in shape[1:]:
-        config["input_size"] = shape[1:]
-    missing = [key for key in ("input_size", "mean", "std") if key not in config]
-    if missing:
-        raise ValueError(f"the metadata of {path} do not say {', '.join(missing)}; give them in data_config")
-    if config["input_size"][0] not in MODES:
-        raise ValueError(f"images have one channel or three, but {path} takes {config['input_size'][0]}")
-    return inputs[0].name, resolve_data_config(config)
-
-
 def _run(path: Path, images: list[Tensor], *, exact_sums: bool = False) -> list[list[NDArray[Any]]]:
-    """Outputs of a file for each image, with sums that are exact where its weights would make them saturate."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    if exact_sums:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return [session.run(None, {name: image.numpy()}) for image in images]
+    run = open_onnx(path, exact_sums=exact_sums)
+    return [run(image.numpy()) for image in images]
 
 
 def _remedy(exact: float) -> str:
-    """What to do about a file that is too far from its float32 version, by its correlation with exact sums."""
+    """Say what to do about a file that is too far from its float32 version, by its correlation with exact sums."""
     if exact >= MIN_CORRELATION:
         return (
             f"with exact sums it is {exact:.3f}, so sums of products saturate: this processor has no VNNI "
-            "instructions. Use the weight type int7 or uint8, which every processor computes right; or quantise on a "
+            "instructions. Use the weight type int7 or uint8, which every processor computes right; or quantize on a "
             "processor with VNNI instructions, for such processors"
         )
     if np.isnan(exact):
@@ -195,7 +148,7 @@ def _remedy(exact: float) -> str:
 
 
 def _nodes_to_quantize(graph: Any) -> list[Any]:
-    """Convolutions, linear layers and SiLU, which take nearly all of the time.
+    """Choose convolutions, linear layers and SiLU, which take nearly all of the time.
 
     The rest gains nothing and loses accuracy: with every operator in eight bits, a mobilevitv2_1_0 trained on the
     digits of ``benchmarks.digits`` no longer recognises most of them, in large part because of its norms.

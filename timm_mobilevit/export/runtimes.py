@@ -10,25 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ._facts import read_facts
-from ._network import as_input
+from ._calibration import as_input
+from ._metadata import read_metadata
 from .formats import FORMATS, format_of
 
 Run = Callable[[NDArray[Any]], list[NDArray[Any]]]  # from one image, as the file takes it, to all outputs
 
 
 class ExportedModel(nn.Module):
-    """A file of any format that runs here, as a model: what evaluates models, and what times them, takes it too.
+    """A file of any format that runs here, as a model that can be evaluated and timed.
 
-    What timm knows about a model is read from the metadata of an ONNX file, or from the JSON file beside the others.
-    The runtime computes in float32 where it lets one choose, and gets one image at a time.
+    Its configuration is read from the metadata of an ONNX file, or from the JSON file beside the others. The runtime
+    computes in float32 where it lets one choose, and gets one image at a time.
 
     Args:
         path: File that ``timm-mobilevit export`` wrote, or the directory of a format that has several.
         threads: How many threads the runtime uses; None for as many as PyTorch.
 
     Attributes:
-        pretrained_cfg: What the file says about itself, by the names of timm.
+        pretrained_cfg: The metadata of the file, in the names of timm.
         num_classes: Size of the last axis of its first output.
 
     Raises:
@@ -56,9 +56,10 @@ class ExportedModel(nn.Module):
         super().__init__()
         path = Path(path)
         self.run = open_file(path, threads=threads)
-        facts = read_facts(path)
-        self.pretrained_cfg = facts | {"input_size": tuple(facts["input_size"]), "label_names": facts.get("labels")}
-        outputs = self.forward(torch.zeros(1, *facts["input_size"]))
+        metadata = read_metadata(path)
+        size = tuple(metadata["input_size"])
+        self.pretrained_cfg = metadata | {"input_size": size, "label_names": metadata.get("labels")}
+        outputs = self.forward(torch.zeros(1, *size))
         first = outputs if isinstance(outputs, Tensor) else outputs[0]
         self.num_classes = self.pretrained_cfg["num_classes"] = int(first.shape[-1])
 

@@ -1,7 +1,7 @@
-"""What an application asks of a detector or segmentor, behind the network in its ONNX file: detections, classes.
+"""Postprocessing in the ONNX files of detectors and segmentors: non-maximum suppression, and the classes of pixels.
 
-A network of ``timm_mobilevit.export.mm`` ends where arrays of fixed shape do, and the metadata say what has to follow.
-Here that is a module of PyTorch; what torch writes of it as ONNX is attached to the file, float or quantised.
+A network of ``timm_mobilevit.export.mm`` ends where arrays of fixed shape do; its metadata have the settings of what
+follows. Here that is a PyTorch module, whose ONNX graph is attached to the file, float or quantized.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from ._facts import suppresses_classes_together
+from ._metadata import suppresses_classes_together
 from ._network import Network
-from ._onnx_graph import EXPORTER_OPSET, save, translate
+from ._onnx_graph import EXPORTER_OPSET, open_onnx, save, translate
 from ._opset17 import to_opset_17
 
 _EVEN = 1e-5  # of a probability: so near to a threshold, runtimes round to either side
@@ -124,48 +124,48 @@ class Classes(nn.Module):
 
 
 def find_tail(network: Network, *, suppress: bool) -> Suppression | Classes:
-    """What follows a network: suppression behind a detector, the classes behind a segmentor.
+    """Return the postprocessing of a network: suppression for a detector, classes for a segmentor.
 
     Raises:
-        ValueError: If the network is another one, or its suppression is of a kind that no file has.
+        ValueError: If the network is another one, or no file has its kind of suppression.
     """
     task = "object-detection" if suppress else "semantic-segmentation"
-    if network.facts.get("task") != task or network.names not in (["boxes", "scores"], ["logits"]):
+    if network.metadata.get("task") != task or network.names not in (["boxes", "scores"], ["logits"]):
         raise ValueError(
             f"{'suppress' if suppress else 'argmax'} is for the task {task} and outputs that nothing was done to; got "
-            f"{network.facts.get('task', 'no task')} and {', '.join(network.names)}"
+            f"{network.metadata.get('task', 'no task')} and {', '.join(network.names)}"
         )
     if not suppress:
-        return Classes(network.facts.get("threshold"))
-    suppresses_classes_together(network.facts, "this detector")
-    return Suppression(network.facts, height_axis=1 if network.takes_pictures else 2)
+        return Classes(network.metadata.get("threshold"))
+    suppresses_classes_together(network.metadata, "this detector")
+    return Suppression(network.metadata, height_axis=1 if network.takes_pictures else 2)
 
 
 def attach(tail: Suppression | Classes, network: Network, path: Path) -> None:
-    """Put a tail behind the network in an ONNX file, and run it.
+    """Append postprocessing to the network in an ONNX file, and run it.
 
     Raises:
-        RuntimeError: If the file does not find what it should.
+        RuntimeError: If the file gives other detections or classes.
     """
     import onnx
 
     proto = onnx.load(path)
     graph, version = proto.graph, next(opset.version for opset in proto.opset_import if not opset.domain)
     raw, names = list(graph.output), list(tail.output_names)
+    inner = {value.name: f"raw_{value.name}" for value in raw}  # both may have outputs of one name
+    inputs = list(inner.values())
     images = [network.images(shape) for shape in network.shapes]
-    args = [torch.from_numpy(output) for output in _run(proto, images[0])]
+    args = [torch.from_numpy(output) for output in open_onnx(path)(images[0].numpy())]
     axes: list[dict[int, Any]] = [{0: "batch", 2: "height", 3: "width"}]
     if isinstance(tail, Suppression):
         args.append(images[0])
+        inputs.append(graph.input[0].name)
         axes = [{1: "anchors"}, {1: "anchors"}, {axis: name for axis, name in network.axes.items() if axis}]
-    inputs = [f"raw_{i}" for i in range(len(args))]
     free = tuple(axes) if network.axes else None
     added = translate(tail.eval(), tuple(args), inputs, names, free, max(version, EXPORTER_OPSET))
     if version < EXPORTER_OPSET:
         to_opset_17(added)
-    # The outputs of the network may be called as those of the tail are.
-    inner = {value.name: f"raw_{value.name}" for value in raw}
-    outer = dict(zip(inputs, [*inner.values(), graph.input[0].name], strict=False)) | {name: name for name in names}
+    shared = {"", *inputs, *names}
     for node in graph.node:
         for values in (node.input, node.output):
             values[:] = [inner.get(value, value) for value in values]
@@ -174,7 +174,7 @@ def attach(tail: Suppression | Classes, network: Network, path: Path) -> None:
     for i, node in enumerate(added.graph.node):
         node.name = f"final_{i}"
         for values in (node.input, node.output):
-            values[:] = [outer.get(value, f"final_{value}") if value else "" for value in values]
+            values[:] = [value if value in shared else f"final_{value}" for value in values]
     for tensor in added.graph.initializer:
         tensor.name = f"final_{tensor.name}"
     graph.node.extend(added.graph.node)
@@ -183,18 +183,9 @@ def attach(tail: Suppression | Classes, network: Network, path: Path) -> None:
     del graph.output[:]
     graph.output.extend([*added.graph.output, *raw])
     onnx.checker.check_model(proto, full_check=True)
+    run = open_onnx(proto.SerializeToString())
     for image in images:
-        outputs = _run(proto, image)
+        outputs = run(image.numpy())
         tail.check([torch.from_numpy(part) for part in outputs[len(names) :]], image, outputs[: len(names)])
     del graph.output[len(names) :]
-    save(proto, path, network.facts | {"outputs": names, "suppressed": isinstance(tail, Suppression)})
-
-
-def _run(proto: Any, images: Tensor) -> list[NDArray[Any]]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (source,) = session.get_inputs()
-    feed = images.half() if source.type == "tensor(float16)" else images
-    outputs: list[NDArray[Any]] = session.run(None, {source.name: feed.numpy()})
-    return outputs
+    save(proto, path, network.metadata | {"outputs": names, "suppressed": isinstance(tail, Suppression)})

@@ -13,10 +13,10 @@ from torch import nn
 
 from .._files import check_file, check_folder, filling
 from ._calibration import QuantizationLoss
-from ._facts import find_facts
 from ._format import require
+from ._metadata import find_metadata
 from ._onnx_graph import PACKAGES
-from .onnx import export_onnx
+from .files import export_onnx
 from .quantize import quantize_onnx
 
 _PAGE = Path(__file__).with_name("web_page")
@@ -169,13 +169,13 @@ def _preprocessor(data: dict[str, Any]) -> dict[str, Any]:
 
 def _config(model: nn.Module, input_size: tuple[int, int, int], labels: Sequence[str] | None) -> dict[str, Any]:
     """What the model is. To transformers.js every MobileViT is of the first version: it looks at the file only."""
-    facts = find_facts(model, input_size, labels)
-    names = facts.get("labels") or range(int(model.num_classes))  # type: ignore[arg-type]
+    metadata = find_metadata(model, input_size, labels)
+    names = metadata.get("labels") or range(int(model.num_classes))  # type: ignore[arg-type]
     return {
         "model_type": "mobilevit",
         "architectures": ["MobileViTForImageClassification"],
         "id2label": {str(index): str(name) for index, name in enumerate(names)},
-    } | {key: facts[key] for key in ("architecture", "tag", "license") if key in facts}
+    } | {key: metadata[key] for key in ("architecture", "tag", "license") if key in metadata}
 
 
 def _bring_runtime(stage: Path, files: Sequence[Path]) -> None:
