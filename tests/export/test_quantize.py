@@ -248,6 +248,23 @@ class TestCalibration:
         model = tiny(metadata={"mean": [0, 0, 0], "std": [std] * 3, "input_size": [3, 8, 8]})
         assert self.quantize(model, tmp_path) == pytest.approx(1 / std / 255)
 
+    def test_takes_decoded_pictures(self, tmp_path):
+        model = timm.create_model(SMALLEST[False], num_classes=10, pretrained_cfg_overlay={"crop_pct": 1.0})
+        model.pretrained_cfg |= {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
+        folder, out = write_images(tmp_path / "images"), tmp_path / "model.onnx"
+        loss = export_onnx(
+            model, out, input_size=(3, SIZE, SIZE), dynamic_size=False, image_input=True, calibration=folder
+        )
+        assert loss.correlation > 0.8
+        pixels = np.asarray(Image.open(folder / "class0" / "0.png"))[None]
+        mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.25, 0.3])
+        images = torch.tensor(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2), dtype=torch.float32)
+        with torch.inference_mode():
+            expected = model.eval()(images).numpy()
+        assert onnx.load(out).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        found = run(out, pixels)
+        assert 0.8 < np.corrcoef(found.ravel(), expected.ravel())[0, 1] < 1 - 1e-6
+
     def test_takes_the_size_from_the_metadata_where_the_file_takes_any(self, tiny, images):
         metadata = {"mean": [0, 0, 0], "std": [1, 1, 1], "input_size": [3, 16, 24]}
         assert self.quantize(tiny(("batch", 3, "height", "width"), metadata), images) > 0

@@ -40,7 +40,7 @@ def export_web(
     weight_type: str = "int7",
     runtime: str | os.PathLike[str] | None = None,
 ) -> tuple[float, QuantizationLoss | None]:
-    """Write a page that classifies pictures with a model, in the browser of whoever opens it.
+    """Write a page that classifies pictures with a model in the browser.
 
     Any server of static files can give the folder out. ``index.html`` takes pictures from files and from the camera,
     and runs the model in ONNX Runtime Web, on WebGPU where there is one, otherwise in WebAssembly. It makes the pixels
@@ -125,10 +125,10 @@ def export_web(
 
 
 def _preprocessor(data: dict[str, Any]) -> dict[str, Any]:
-    """What is done to a picture, by the names of transformers.js; ``interpolation`` is for the page.
+    """Return the preprocessing in the names of transformers.js; ``interpolation`` is for the page.
 
-    transformers.js has no filter of PIL's: in Node, Lanczos is the only one of its methods that sees all pixels of a
-    picture that becomes smaller, and comes nearest; in a browser it takes that of the canvas, whatever is asked for.
+    transformers.js has no filter of PIL's: in Node, Lanczos is the only one of its methods that uses all pixels of a
+    picture that becomes smaller, and comes nearest; in a browser it always takes the canvas's own.
     """
     channels, height, width = data["input_size"]
     if channels != 3:
@@ -168,7 +168,7 @@ def _preprocessor(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(model: nn.Module, input_size: tuple[int, int, int], labels: Sequence[str] | None) -> dict[str, Any]:
-    """What the model is. To transformers.js every MobileViT is of the first version: it looks at the file only."""
+    """Return the configuration of the model; transformers.js knows every MobileViT by the name of the first version."""
     metadata = find_metadata(model, input_size, labels)
     names = metadata.get("labels") or range(int(model.num_classes))  # type: ignore[arg-type]
     return {
@@ -179,7 +179,7 @@ def _config(model: nn.Module, input_size: tuple[int, int, int], labels: Sequence
 
 
 def _bring_runtime(stage: Path, files: Sequence[Path]) -> None:
-    """Copy the runtime beside the page, and tell the page."""
+    """Copy the runtime beside the page, and make the page load it from there."""
     (stage / "runtime").mkdir()
     for file in files:
         shutil.copyfile(file, stage / "runtime" / file.name)
