@@ -3,8 +3,8 @@
 import math
 
 import pytest
-import timm
 from golden_data import make_weights
+from kinds import KINDS
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from random_weights import randomise
@@ -13,12 +13,6 @@ from torch import nn
 from timm_mobilevit.mm.convert import _rules, _their_name
 from timm_mobilevit.variants import VARIANTS
 
-NAMES = timm.list_models(module="mobilevit_zoo")
-# The smallest variant of each kind of block.
-KINDS = [
-    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
-    for kind in sorted({variant.block for variant in VARIANTS.values()})
-]
 SMALL = KINDS[0]
 
 

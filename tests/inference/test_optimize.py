@@ -5,6 +5,7 @@ import warnings
 import pytest
 import timm
 import torch
+from kinds import EVERY, NAMES
 from random_weights import randomise
 from torch import nn
 
@@ -16,8 +17,6 @@ from timm_mobilevit.inference.joined_stages import JoinedStages
 from timm_mobilevit.inference.optimize import ImageWise, fold_norms
 from timm_mobilevit.network.blocks import InvertedResidual
 from timm_mobilevit.variants import get_variant
-
-NAMES = timm.list_models(module="mobilevit_zoo")
 
 
 def build(name: str, **kwargs) -> nn.Module:
@@ -33,7 +32,7 @@ def assert_equal(ours: torch.Tensor, expected: torch.Tensor) -> None:
     assert (ours - expected).abs().max() <= 1e-5 * expected.std()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_equals_the_model(name):
     model = build(name, num_classes=10, drop_rate=0.1, proj_drop_rate=0.1, drop_path_rate=0.1)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -91,7 +90,7 @@ def test_optimizes_twice_and_from_training_mode():
     assert_equal(optimize_for_inference(once)(x), expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_stages_are_joined_where_that_saves_work(name):
     model = build(name, num_classes=10)
     fast = optimize_for_inference(model)

@@ -7,16 +7,11 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import KINDS
 
 from timm_mobilevit.network.model import MobileViT
 from timm_mobilevit.variants import VARIANTS
 
-NAMES = timm.list_models(module="mobilevit_zoo")
-# The smallest variant of each kind of block.
-KINDS = [
-    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
-    for kind in sorted({variant.block for variant in VARIANTS.values()})
-]
 STAGES = 5
 FIRST_MOBILEVIT_STAGE = 2
 FEW = settings(max_examples=25, deadline=None, derandomize=True, database=None)

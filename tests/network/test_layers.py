@@ -5,6 +5,7 @@ import math
 import pytest
 import timm
 import torch
+from kinds import KINDS
 from random_weights import randomise
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -14,13 +15,6 @@ from timm_mobilevit.network.attention import SeparableTransformerLayer, Transfor
 from timm_mobilevit.network.blocks import InvertedResidual, MobileViTBlock, SeparableMobileViTBlock
 from timm_mobilevit.network.layers import ConvNormAct
 from timm_mobilevit.variants import VARIANTS
-
-NAMES = timm.list_models(module="mobilevit_zoo")
-# The smallest variant of each kind of block.
-KINDS = [
-    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
-    for kind in sorted({variant.block for variant in VARIANTS.values()})
-]
 
 
 @pytest.mark.parametrize("name", KINDS)

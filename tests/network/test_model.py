@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from golden_data import reference_weights
+from kinds import KINDS, NAMES
 from random_weights import randomise
 from timm.data import resolve_input_data_config
 from torch import nn
@@ -18,12 +19,6 @@ from timm_mobilevit.convert import convert_state_dict
 from timm_mobilevit.network.blocks import MobileViTBlock, SeparableMobileViTBlock
 from timm_mobilevit.variants import VARIANTS
 
-NAMES = timm.list_models(module="mobilevit_zoo")
-# The smallest variant of each kind of block.
-KINDS = [
-    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
-    for kind in sorted({variant.block for variant in VARIANTS.values()})
-]
 SEPARABLE = [name for name in KINDS if VARIANTS[name].separable]
 
 

@@ -5,12 +5,11 @@ import copy
 import pytest
 import timm
 import torch
+from kinds import NAMES
 from torch import nn
 
 from timm_mobilevit.network.layers import ConvNormAct
 from timm_mobilevit.network.norm_act import norm_act
-
-NAMES = timm.list_models(module="mobilevit_zoo")
 
 
 def is_joint(out: torch.Tensor) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from kinds import EVERY, KINDS
 from random_weights import randomise
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -17,9 +18,6 @@ from torch.testing import assert_close
 
 from timm_mobilevit import optimize_for_inference
 from timm_mobilevit.network.attention import MultiHeadAttention
-
-NAMES = timm.list_models(module="mobilevit_zoo")
-KINDS = ["mobilevitv1_xxs", "mobilevitv2_0_5", "mobilevitv3_xxs", "mobilevitv3_0_5"]
 
 
 class Opaque(nn.Module):
@@ -65,7 +63,7 @@ def assert_same(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
         assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_module_may_be_wrapped(name):
     plain, x = build(name), images()
     wrapped = copy.deepcopy(plain)
@@ -81,7 +79,7 @@ def test_every_module_may_be_wrapped(name):
     assert_same(train_step(wrapped, x), train_step(plain, x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_head_and_the_stem_may_be_replaced(name):
     model = build(name)
     features = model.forward_features(images())
@@ -99,7 +97,7 @@ def test_the_head_and_the_stem_may_be_replaced(name):
 
 @pytest.mark.parametrize("hooks", ["global", "own"])
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_hooks_see_every_layer_and_what_it_returned(name, training, hooks):
     model, seen = build(name).train(training), {}
 
@@ -131,7 +129,7 @@ def test_global_pre_hooks_see_every_layer(name):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_patched_forward_is_what_runs(name, training):
     model = build(name)
     expected = copy.deepcopy(model)
@@ -176,7 +174,7 @@ def test_a_compiled_layer_is_what_runs():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_batch_norms_without_a_counter(name):
     model = build(name)
     expected = train_step(copy.deepcopy(model), images())
@@ -304,7 +302,7 @@ def test_checkpointing_passes_no_hook_by(name):
     assert seen == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_gradients_have_the_strides_of_their_parameters(name):
     """DistributedDataParallel warns of others, and copies them."""
     model = timm.create_model(name, num_classes=3)
@@ -314,7 +312,7 @@ def test_gradients_have_the_strides_of_their_parameters(name):
 
 
 @pytest.mark.parametrize("size", [64, 96])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_strides_of_parameters_change_no_output(name, size):
     """Libraries assign loaded tensors, which have strides of their own, instead of copying them."""
     model = randomise(timm.create_model(name, num_classes=3))

@@ -6,18 +6,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from kinds import EVERY, KINDS
 from random_weights import randomise
 from torch import nn
 from torch.func import functional_call, grad, jacfwd, jacrev, replace_all_batch_norm_modules_, stack_module_state, vmap
 from torch.testing import assert_close
 
-from timm_mobilevit.variants import VARIANTS
-
-NAMES = timm.list_models(module="mobilevit_zoo")
-KINDS = [
-    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
-    for kind in sorted({variant.block for variant in VARIANTS.values()})
-]
 SIZES = [(32, 48), (36, 20)]  # the second is enlarged to patches
 
 
@@ -54,7 +48,7 @@ def assert_gradients_per_sample(model, images, labels):
             assert_close(per_sample[key][i], parameter.grad, msg=key)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_vmap_over_stacked_models(name):
     models = [build(name), build(name)]
     for parameter in models[1].parameters():
@@ -69,7 +63,7 @@ def test_vmap_over_stacked_models(name):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_gradients_per_sample(name, size):
     assert_gradients_per_sample(build(name), torch.rand(2, 3, *size, dtype=torch.double), torch.tensor([0, 2]))
 
@@ -81,7 +75,7 @@ def test_gradients_per_sample_in_training_mode(name):
     assert_gradients_per_sample(model, images, torch.tensor([0, 2]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_jacrev(name):
     model, image = build(name), torch.rand(1, 3, 8, 8, dtype=torch.double, requires_grad=True)
     jacobian = jacrev(model)(image)[0]  # [3, 1, 3, H, W]

@@ -14,18 +14,12 @@ import pytest
 import timm
 import torch
 from fetched import MICRON, assert_weights, models
+from kinds import KINDS
 from servers import MODELS, Fault, Server
 
-from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.checkpoint import read_checkpoint
 from timm_mobilevit.weights.fetch import fetch_weights
 
-NAMES = timm.list_models(module="mobilevit_zoo")
-# The smallest variant of each kind of block.
-KINDS = [
-    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
-    for kind in sorted({variant.block for variant in VARIANTS.values()})
-]
 WORKERS = 8
 
 

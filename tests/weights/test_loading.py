@@ -5,6 +5,7 @@ import logging
 import pytest
 import timm
 import torch
+from kinds import NAMES
 from random_weights import randomise
 from safetensors.torch import save_file
 
@@ -13,7 +14,6 @@ from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.loading import from_the_file_only
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
-NAMES = timm.list_models(module="mobilevit_zoo")
 SMALL = min((name for name in NAMES if VARIANTS[name].block == "v1"), key=lambda name: VARIANTS[name].widths)
 NAME = "mobilevitv1_s"  # has two rows whose files differ in channel order
 
