@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -122,14 +121,6 @@ def last_validation(folder):
     return json.loads(file.read_text().splitlines()[-1])
 
 
-def predictions(folder):
-    masks = sorted((folder / "out").glob("*.png"))
-    if masks:
-        return [np.asarray(Image.open(file)) for file in masks]
-    instances = [sample["pred_instances"] for sample in pickle.loads((folder / "out.pkl").read_bytes())]
-    return [instance[key].numpy() for instance in instances for key in ("bboxes", "scores", "labels")]
-
-
 @pytest.mark.detection
 def test_digits_have_anchors(tmp_path):
     """The detector learns a digit from the anchors that overlap it by half: few, for a small image has few cells."""
@@ -182,19 +173,11 @@ def test_killed_run_resumes_on_the_same_curve(run, scenes, request, tmp_path):
     assert validated == pytest.approx(expected, rel=1e-2, abs=1e-2)
 
 
-def test_testing_twice_gives_what_training_measured(run, tmp_path):
-    metrics, found = [], []
-    for name in ("first", "second"):
-        folder = tmp_path / name
-        out = folder / ("out" if "mmseg" in (run / "config.py").read_text() else "out.pkl")
-        succeed(tool("test.py", run / "config.py", checkpoint(run), "--work-dir", folder / "work", "--out", out))
-        metrics.append(last_metrics(folder / "work"))
-        found.append(predictions(folder))
-    assert metrics[0] == metrics[1]
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, other)
-    validated = last_validation(run)
-    assert {key: validated[key] for key in metrics[0]} == pytest.approx(metrics[0])
+def test_testing_gives_what_training_measured(run, tmp_path):
+    succeed(tool("test.py", run / "config.py", checkpoint(run), "--work-dir", tmp_path / "work"))
+    metrics, validated = last_metrics(tmp_path / "work"), last_validation(run)
+    assert len(metrics) > 2
+    assert {key: validated[key] for key in metrics} == pytest.approx(metrics)
 
 
 def test_training_is_exported(run, tmp_path):
