@@ -15,9 +15,9 @@ CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/tes
     --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py \
     --ignore=timm_mobilevit/export/runtimes.py --ignore=timm_mobilevit/export/files.py
 
-# What remains of it while one works: exports, documents and benchmarks have tests that take longer.
+# The part of it to run while working: exports, documents, benchmarks, the wheel and scripts have tests that take longer.
 QUICK := $(CORE) --ignore=tests/export --ignore=tests/docs --ignore=tests/test_docs.py --ignore=tests/benchmarks \
-    --ignore=tests/test_wheel.py --ignore-glob='*_mm.py'
+    --ignore=tests/test_wheel.py --ignore=tests/test_run.py --ignore-glob='*_mm.py'
 
 # The suite of detection and segmentation.
 MM := -m "not long" tests/mm tests/export/test_mm*.py tests/cli/test_mm.py tests/cli/test_predict_mm.py timm_mobilevit/mm
