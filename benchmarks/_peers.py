@@ -1,15 +1,18 @@
 """The networks that are compared: ours, timm's built-in, ``transformers``' and, for scale, other mobile networks."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 import timm_mobilevit
 from timm_mobilevit.convert import export_state_dict
-from timm_mobilevit.variants import get_variant
+from timm_mobilevit.variants import VARIANTS, get_variant
 
 OURS, OPTIMIZED, TIMM, TRANSFORMERS = "ours", "ours, optimized", "timm", "transformers"
 
@@ -44,13 +47,19 @@ def timm_name(name: str) -> str | None:
 
 
 def build(name: str) -> nn.Module:
-    """Build our network with random weights, norms, statistics and biases, as after training."""
+    """Build our network with random weights, norms, statistics and biases, as after training.
+
+    Kernels are drawn so that a layer returns about as much as it gets. With those of a new network the outputs hardly
+    depend on the image, and implementations that compute different things would seem to agree.
+    """
     network = timm.create_model(name).eval()
     for key, tensor in network.state_dict().items():
         if key.endswith("running_var") or (key.endswith("weight") and tensor.ndim == 1):
             nn.init.uniform_(tensor, 0.8, 1.2)
         elif key.endswith(("running_mean", "bias")):
             nn.init.uniform_(tensor, -0.1, 0.1)
+        elif key.endswith("weight"):
+            nn.init.normal_(tensor, std=1.4 * tensor[0].numel() ** -0.5)
     return network
 
 
@@ -87,41 +96,44 @@ def build_transformers(ours: nn.Module, name: str) -> nn.Module | None:
     return _Logits(network).eval()
 
 
-def build_scale(name: str, *, training: bool) -> nn.Module:
-    """Build a network for scale, in the form it is meant to be used in: branches are merged for inference."""
-    network = timm.create_model(name)
-    return network if training else reparameterize_model(network.eval())
+def sources(name: str, *, training: bool = False) -> list[str]:
+    """Name the implementations of a network that exist and are installed; networks for scale are timm's alone.
+
+    Example:
+        >>> sources("mobilevitv3_1_0"), sources("mobilevitv3_1_0", training=True), sources("efficientnet_b0")
+        (['ours', 'ours, optimized'], ['ours'], ['timm'])
+    """
+    if name not in VARIANTS:
+        return [TIMM]
+    peers = [TIMM, TRANSFORMERS] if find_spec("transformers") else [TIMM]
+    return [OURS, *([] if training else [OPTIMIZED]), *(peers if timm_name(name) else [])]
 
 
-def build_family(name: str, *, training: bool = False, dtype: str = "fp32") -> dict[str, nn.Module]:
-    """Build all implementations of one network, with the same weights.
+def build_source(name: str, source: str, *, training: bool = False, dtype: str = "fp32") -> nn.Module:
+    """Build one implementation of a network, with the same weights in every process.
 
     Args:
-        name: One of our models.
-        training: Whether they are to be trained: without the optimized form then, and in training mode.
+        name: One of our models, or one of timm for scale; those get the form that they are used in: branches are merged
+            for inference.
+        source: One of ``sources(name)``.
+        training: Whether it is to be trained.
         dtype: "bf16" for an optimized form that computes in bfloat16; the others run under autocast.
-
-    Returns:
-        Networks by the source they come from; those that exist and are installed.
-
-    Raises:
-        RuntimeError: If their outputs differ.
     """
+    torch.manual_seed(0)
+    if name not in VARIANTS:
+        network = timm.create_model(name).train(training)
+        return network if training else reparameterize_model(network)
     ours = build(name)
-    peers = {TIMM: build_timm(ours, name), TRANSFORMERS: build_transformers(ours, name)}
-    family = {OURS: ours}
-    if not training:
-        half = torch.bfloat16 if dtype == "bf16" else None
-        family[OPTIMIZED] = timm_mobilevit.optimize_for_inference(ours, dtype=half)
-    family |= {source: network for source, network in peers.items() if network is not None}
-    images = torch.rand(1, 3, 128, 128)
-    with torch.inference_mode():
-        outputs = {source: network(images) for source, network in family.items()}
-        check_agreement(outputs, 0.3 if dtype == "bf16" else 1e-3)
-    return {source: network.train(training) for source, network in family.items()}
+    if source == OPTIMIZED:
+        return timm_mobilevit.optimize_for_inference(ours, dtype=torch.bfloat16 if dtype == "bf16" else None)
+    peers = {TIMM: build_timm, TRANSFORMERS: build_transformers}
+    network = peers[source](ours, name) if source in peers else ours
+    if network is None:
+        raise ValueError(f"{source} has no {name}")
+    return network.train(training)
 
 
-def check_agreement(outputs: dict[str, Tensor], tolerance: float) -> None:
+def check_agreement(outputs: Mapping[str, NDArray[np.float32]], tolerance: float) -> None:
     """Refuse to compare the speed of networks that do not compute the same.
 
     Args:
@@ -131,9 +143,9 @@ def check_agreement(outputs: dict[str, Tensor], tolerance: float) -> None:
     Raises:
         RuntimeError: If any differs by more, or is no number.
     """
-    (first, expected), *others = ((name, output.float()) for name, output in outputs.items())
+    (first, expected), *others = outputs.items()
     for name, actual in others:
-        error = ((actual - expected).abs().max() / expected.std()).item()
+        error = float(np.abs(actual - expected).max() / expected.std())
         if not error <= tolerance:  # NaN as well
             raise RuntimeError(
                 f"{name} and {first} differ by {error:.2g} standard deviations of the output, expected at most "

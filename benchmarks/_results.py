@@ -15,13 +15,24 @@ from timm_mobilevit._files import replacing
 RESULTS = Path(__file__).parent / "results"
 
 _NAME = re.compile(
-    r"(?P<bench>[a-z-]+)_(?P<device>[a-z0-9-]+)_(?P<dtype>[a-z0-9-]+)_torch(?P<torch>[^_]+)_timm(?P<timm>[^_]+)"
-    r"_(?P<date>\d{4}-\d\d-\d\d)\.csv"
+    r"(?P<bench>[a-z0-9-]+)_(?P<device>[a-z0-9-]+)_torch(?P<torch>[^_]+)_timm(?P<timm>[^_]+)_(?P<date>\d{4}-\d\d-\d\d)\.csv"
 )
+
+# Instruction sets that decide how fast a processor computes, each better than those before it: the flag in
+# /proc/cpuinfo on Linux, its name in the files, and its title in the tables.
+_SETS = (
+    ("asimd", "neon", "Arm"),
+    ("avx2", "avx2", "AVX2"),
+    ("avx512bw", "avx512", "AVX-512"),
+    ("avx512_vnni", "avx512_vnni", "AVX-512 with VNNI"),
+    ("avx512_bf16", "avx512_bf16", "AVX-512 with VNNI and BF16"),
+    ("amx_bf16", "amx", "AMX"),
+)
+SETS = {f"cpu-{name}".replace("_", "-"): title for _, name, title in _SETS}  # titles by the part of a file's name
 
 
 def device_name(device: str) -> str:
-    """Return the processor's name."""
+    """Return the name of the processor or GPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
@@ -29,34 +40,19 @@ def device_name(device: str) -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-# What decides how fast int8 and bfloat16 are: the flag in /proc/cpuinfo on Linux, and how we write it.
-_INSTRUCTIONS = {
-    "avx2": "avx2",
-    "avx512bw": "avx512",
-    "avx512_vnni": "avx512_vnni",
-    "avx512_bf16": "avx512_bf16",
-    "avx_vnni": "avx_vnni",
-    "amx_int8": "amx_int8",
-    "amx_bf16": "amx_bf16",
-    "asimd": "neon",
-    "asimddp": "neon_dotprod",
-    "i8mm": "neon_i8mm",
-}
-
-
 def instructions(info: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the vector instructions that int8 and bfloat16 depend on, empty where the system does not say.
+    """Return the instruction set of the processor, "unknown" where the system does not say.
 
     Args:
-        info: What the system says of its processors.
+        info: What the system says about its processors.
 
     Example:
-        >>> set(instructions().split()) <= set(_INSTRUCTIONS.values())
+        >>> instructions() in {"unknown", *(name for _, name, _ in _SETS)}
         True
     """
     found = re.search(r"^(?:flags|Features)\s*: (.+)", info.read_text(), re.MULTILINE) if info.exists() else None
     flags = set(found[1].split()) if found else set()
-    return " ".join(name for flag, name in _INSTRUCTIONS.items() if flag in flags)
+    return next((name for flag, name, _ in reversed(_SETS) if flag in flags), "unknown")
 
 
 def origin(device: str) -> dict[str, object]:
@@ -78,20 +74,12 @@ def _version(package: str) -> str:
         return ""
 
 
-def file_name(bench: str, device: str, dtypes: Sequence[str]) -> str:
-    """Name the file for a measurement of today: ``BENCH_DEVICE_DTYPE_torchVERSION_timmVERSION_DATE.csv``."""
-    slug = "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
-    torch_version = torch.__version__.partition("+")[0]
-    return "_".join(
-        (
-            bench,
-            slug,
-            "-".join(dict.fromkeys(dtypes)),
-            f"torch{torch_version}",
-            f"timm{version('timm')}",
-            f"{datetime.date.today()}.csv",
-        )
-    )
+def file_name(bench: str, device: str) -> str:
+    """Name the file for a measurement of today: ``BENCH_DEVICE_torchVERSION_timmVERSION_DATE.csv``."""
+    name = f"cpu-{instructions()}" if device == "cpu" else device_name(device)
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    versions = f"torch{torch.__version__.partition('+')[0]}_timm{version('timm')}"
+    return f"{bench}_{slug}_{versions}_{datetime.date.today()}.csv"
 
 
 def write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
@@ -103,22 +91,22 @@ def write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a file that :func:`write` wrote."""
+    """Return the rows of a file that :func:`write` wrote."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def newest(bench: str, device: str, folder: Path = RESULTS) -> Path | None:
-    """Return the latest file of a benchmark on a kind of device, None if there is none.
+def newest(bench: str, folder: Path = RESULTS) -> dict[str, Path]:
+    """Return the latest file of a benchmark for each device, by its part of the name: CPUs first, in the order of sets.
 
     Args:
         bench: First part of the file's name.
-        device: "cpu" or "cuda", which is every other device.
         folder: Where to look.
     """
-    found = []
+    found: dict[str, tuple[str, Path]] = {}
     for path in folder.glob(f"{bench}_*.csv"):
         name = _NAME.fullmatch(path.name)
-        if name and name["bench"] == bench and (name["device"] == "cpu") == (device == "cpu"):
-            found.append((name["date"], path.name, path))
-    return max(found)[-1] if found else None
+        if name and name["bench"] == bench:
+            found[name["device"]] = max(found.get(name["device"], ("", path)), (name["date"], path))
+    order = [*SETS, *sorted(found.keys() - SETS)]
+    return {device: found[device][1] for device in order if device in found}

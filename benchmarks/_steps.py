@@ -32,16 +32,10 @@ def compiler() -> Any:
     return torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 
 
-def inference(
-    network: Callable[[Tensor], Tensor], images: Tensor, dtype: str = "fp32", mode: Any = torch.inference_mode
-) -> Callable[[], Tensor]:
-    """Return a forward pass, under autocast unless ``dtype`` is ``"fp32"``.
+def inference(network: Callable[[Tensor], Tensor], images: Tensor, dtype: str = "fp32") -> Callable[[], Tensor]:
+    """Return a forward pass, under autocast unless ``dtype`` is ``"fp32"``."""
 
-    ``mode`` switches gradients off. Operators can be counted under ``torch.no_grad`` only: inference mode does not
-    split composite ones.
-    """
-
-    @mode()
+    @torch.inference_mode()
     def step() -> Tensor:
         with _autocast(images, dtype):
             return network(images)

@@ -104,7 +104,7 @@ def main(
         for batch in ((16,) if what in TRAINING or what == "ImageWise" else (1, 16))
         for threads in (1, 2)
     ]
-    path = out / file_name("ablation", "cpu", ["fp32"])
+    path = out / file_name("ablation", "cpu")
     rows = []
     with progress(len(cases)) as begin:
         for case in cases:

@@ -85,7 +85,7 @@ def main(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     constants.HF_HUB_OFFLINE = not download
-    path = out / file_name("accuracy", device, ["fp32" if dtype is Precision.float32 else "bf16"])
+    path = out / file_name(f"accuracy-{'fp32' if dtype is Precision.float32 else 'bf16'}", device)
     rows, absent = [], []
     with progress(len(names)) as begin:
         for name in names:

@@ -6,11 +6,10 @@ anything, and begins nothing after eight minutes. In this order:
 1. checks: the golden numbers of all models in float32; the gradients of the joint training step of batch norm and SiLU,
    which on GPUs is off, against those of the plain modules; 50 steps of training without a NaN;
 2. forms: compiled forward and backward passes, the optimized copy and CUDA graphs, for equality and at batch 1;
-3. targets (``benchmarks.targets``) against timm and transformers, and the share of the roofline.
+3. speed (``benchmarks.speed``) against timm and transformers.
 
-Each row is written as soon as it is there: 1 and 2 to ``gpu_….csv``, 3 to the files of ``benchmarks.targets`` and
-``benchmarks.throughput``. ``make tables`` puts them into the documents. ``--device cpu --quick`` tries all of it on
-small images.
+Each row is written as soon as it is there: 1 and 2 to ``gpu_….csv``, 3 to ``speed_….csv``. ``make tables`` puts them
+into the documents. ``--device cpu --quick`` tries all of it on small images.
 """
 
 import contextlib
@@ -36,12 +35,12 @@ from timm_mobilevit import optimize_for_inference
 from timm_mobilevit.convert import convert_state_dict
 from timm_mobilevit.network import norm_act
 
-from . import targets, throughput
+from . import speed
+from ._apart import processes
 from ._device import default_device, prepare
 from ._peers import build, build_timm
 from ._progress import progress
 from ._results import RESULTS, file_name, origin, write
-from ._roofline import measure_rates
 from ._steps import DTYPES, LAYOUTS, compile_network, compiler, inference, make_images, place
 from ._timing import interleave, ratios, spread
 
@@ -58,7 +57,7 @@ class Scale:
     Attributes:
         networks: Those of the checks of training, and of the forms.
         small: Batch and side of the images where gradients are compared.
-        large: Batch and side of the images of the targets.
+        large: Batch and side of the images where speed is compared.
         rounds: Samples of each time.
         seconds: Length of a sample.
         dtypes: Types of autocast in training.
@@ -290,25 +289,6 @@ def measure(case: Case, device: str, *, in_time: bool = True) -> dict[str, objec
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ targets
-
-
-def _targets(device: str, scale: Scale) -> list[targets.Target]:
-    """Those for a GPU, what is compiled last; the smallest batch of ``--quick``."""
-    batch, _ = scale.large
-    found = [replace(target, device=device, batch=batch) for target in targets.TARGETS if target.device == "cuda"]
-    return sorted(found, key=lambda target: "compiled" in target.what)
-
-
-def _settings(scale: Scale, device: str) -> list[throughput.Setting]:
-    batch, size = scale.large
-    dtype = "bf16" if device == "cuda" else "fp32"
-    pairs = NETWORKS[:2]
-    return throughput.grid(
-        task=("inference", "training"), dtype=(dtype,), batch=(batch,), size=(size,), networks=(pairs,)
-    )
-
-
 def run(device: str, scale: Scale, out: Path, minutes: float, begin: Callable[[str], None]) -> Sequence[Path]:
     """Do it all, writing each row as soon as it is there.
 
@@ -323,37 +303,30 @@ def run(device: str, scale: Scale, out: Path, minutes: float, begin: Callable[[s
         The files.
     """
     end = time.monotonic() + 60 * minutes
-    checks = out / file_name("gpu", device, scale.dtypes)
+    checks, times = (out / file_name(bench, device) for bench in ("gpu", "speed"))
     rows: list[dict[str, object]] = []
     for case in cases(device, scale):
         begin(f"{case.what}: {case.network}")
         rows.append(measure(case, device, in_time=time.monotonic() < end))
         write(rows, checks)
-    files = [checks]
-
-    conditions = targets.Conditions(device, scale.large[1], scale.rounds, scale.seconds)
-    aims = out / file_name("targets", device, [conditions.dtype])
-    found: list[dict[str, object]] = []
-    for target in _targets(device, scale):
-        if time.monotonic() < end:
-            # One at a time, in this process: a new one would spend its time on starting CUDA.
-            found += targets.measure([target], conditions, begin)
-            write(found, aims)
-            files = list(dict.fromkeys([*files, aims]))
-
-    settings = _settings(scale, device)
-    shares = out / file_name("throughput", device, [setting.dtype for setting in settings])
-    measured: list[dict[str, object]] = []
-    for setting in settings:
-        if time.monotonic() < end:
-            begin(str(setting))
-            rates = measure_rates(device, setting.dtype)
-            measured += throughput.measure(
-                setting, device=device, rates=rates, rounds=scale.rounds, seconds=scale.seconds
-            )
-            write(measured, shares)
-            files = list(dict.fromkeys([*files, shares]))
-    return files
+    rows = []
+    batch, size = scale.large
+    for name in scale.networks:
+        with processes((source, "channels_last") for source in speed.sources(name)) as executors:
+            for setting in speed.SETTINGS["cuda"]:
+                if time.monotonic() < end:
+                    begin(f"{name}: {setting}")
+                    rows += speed.measure(
+                        name,
+                        replace(setting, batch=batch),
+                        executors,
+                        device=device,
+                        size=size,
+                        rounds=scale.rounds,
+                        seconds=scale.seconds,
+                    )
+                    write(rows, times)
+    return [file for file in (checks, times) if file.exists()]
 
 
 def main(
@@ -368,7 +341,7 @@ def main(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     scale = QUICK if quick else Scale()
-    total = len(list(cases(device, scale))) + len(_targets(device, scale)) + len(_settings(scale, device))
+    total = len(list(cases(device, scale))) + len(scale.networks) * len(speed.SETTINGS["cuda"])
     with progress(total) as begin:
         # What is tried out on a CPU is none of the results.
         files = run(device, scale, out or (RESULTS if device == "cuda" else Path("build/gpu")), minutes, begin)

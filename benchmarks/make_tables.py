@@ -4,19 +4,20 @@
 """
 
 import argparse
+import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import yaml
 
 from benchmarks import exports, plots
-from benchmarks._results import newest, read
+from benchmarks._peers import OPTIMIZED, OURS, TIMM, TRANSFORMERS, timm_name
+from benchmarks._results import SETS, newest, read
 from benchmarks.complexity import count
-from benchmarks.targets import INT8, TARGETS, Target
-from benchmarks.throughput import PRESETS, bench_name
+from benchmarks.speed import MEMORY, SETTINGS
 from timm_mobilevit._files import replacing
 from timm_mobilevit.export.formats import FORMATS
 from timm_mobilevit.variants import VARIANTS
@@ -84,286 +85,239 @@ def configs(dataset: str) -> str:
     return "\n".join(lines)
 
 
-def targets() -> str:
-    """Return the table of aims for speed, a row each, from the newest measurements on each kind of device."""
-    lines = [
-        "| what | network | batch | peer | ours | peer's | ratio (quartiles) | aim | reached |",
-        "|---|---|---:|---|---:|---:|---:|---:|---|",
-    ]
-    for device, conditions in _DEVICES.items():
-        path = newest("targets", device)
-        rows = read(path) if path else []
-        lines.append(f"| **{conditions}**{f' ({_where(rows[0])})' if rows else ''} | | | | | | | | |")
-        for target in TARGETS:
-            if target.device == device:
-                lines.append(_target(target, rows))
-    return "\n".join(lines)
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
+    """Return a Markdown table; all columns after the first ``texts`` are numbers."""
+    rule = "|" + "---|" * texts + "---:|" * (len(headings) - texts)
+    return "\n".join([f"| {' | '.join(headings)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-_DEVICES = {"cpu": "CPU, one thread, fp32", "cuda": "one GPU, bf16 autocast, channels_last"}
-_NOT_MEASURED = "not measured"
+def _blocks(bench: str, make: Callable[[list[Row]], str], command: str) -> str:
+    """Return a table for each kind of device that was measured, and name those that were not."""
+    measured = newest(bench)
+    parts = []
+    for device, path in measured.items():
+        rows = read(path)
+        parts += [f"**{SETS.get(device, rows[0]['device'])}**: {_origin(rows, path)}", make(rows)]
+    missing = [title for device, title in SETS.items() if device not in measured]
+    return "\n\n".join([*parts, f"Not measured: {'; '.join(missing)} (`{command}`)."])
 
 
-def _where(row: dict[str, str]) -> str:
-    """Return where and with what a row was measured, in words."""
-    return f"{row['device']}, torch {row['torch']}, timm {row['timm']}, {row['date']}"
+def _origin(rows: Sequence[Row], path: Path) -> str:
+    """Say where and with what a file was measured."""
+    row = rows[0]
+    threads = f"{row['threads']} thread{'s' * (row['threads'] != '1')}"
+    versions = " and ".join(sorted({row["torch"] for row in rows}))
+    return (
+        f"{row['device']}, {threads}, torch {versions}, timm {row['timm']}, {row['date']}, "
+        f"[results](../benchmarks/results/{path.name})."
+    )
 
 
-def _target(target: Target, rows: list[dict[str, str]]) -> str:
-    aim = f"{target.ratio:.2f}"
-    key = (target.what, target.network, str(target.batch), target.peer)
-    row = next((row for row in rows if (row["what"], row["network"], row["batch"], row["peer"]) == key), None)
-    what = target.what + (_instructions(row) if target.what == INT8 and row else "")
-    begin = f"| {what} | `{target.network}` | {target.batch} | {target.peer} |"
-    if row is None or not row["ratio"]:
-        return f"{begin} {_NOT_MEASURED} | {_NOT_MEASURED} | {_NOT_MEASURED} | {aim} | {_NOT_MEASURED} |"
-    spread = f" ({row['ratio_q1']}–{row['ratio_q3']})" if row["rounds"] != "1" else ""
-    figures = (f"{row[side]} {row['unit']}".strip() for side in ("ours", "peer_figure"))
-    return f"{begin} {' | '.join(figures)} | {row['ratio']}{spread} | {aim} | {row['reached']} |"
+def speed() -> str:
+    """Return the tables of PyTorch: milliseconds per step of ours and the peers', and the ratios with their aims."""
+    return _blocks("speed", _speed, "python -m benchmarks.speed")
 
 
-def _instructions(row: Row) -> str:
-    """Return what an int8 figure depends on; files of before 2026-11-25 do not say."""
-    return f" on {row.get('instructions') or 'instructions that are not verified'}"
+def _speed(rows: list[Row]) -> str:
+    device = "cpu" if rows[0]["instructions"] else "cuda"
+    headings = ["network", "step", "batch", OURS, OPTIMIZED, TIMM, TRANSFORMERS]
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        for setting in SETTINGS[device]:
+            found = [
+                row
+                for row in rows
+                if row["network"] == network
+                and all(row[name] == str(getattr(setting, name)) for name in ("task", "dtype", "mode", "batch"))
+            ]
+            figures = [(f"{setting}", "ms", setting.aims)]
+            if setting.task == "training":
+                figures.append((f"peak memory of {setting} (MiB)", "peak_mib", {TIMM: MEMORY[device]}))
+            for title, column, aims in figures if found else ():
+                best: dict[str, float] = {}
+                for row in found:  # of each the better layout; it need not be the same
+                    if row[column]:
+                        best[row["source"]] = min(float(row[column]), best.get(row["source"], math.inf))
+                cells = [f"{best[source]:.4g}" if source in best else "" for source in headings[3:]]
+                ratios = [_ratio(best, peer, aims) for peer in (TIMM, TRANSFORMERS)]
+                lines.append((f"`{network}`", title, str(setting.batch), *cells, *ratios))
+    return _table([*headings, "timm / ours (aim)", "transformers / ours (aim)"], lines, 2)
+
+
+def _ratio(best: Mapping[str, float], peer: str, aims: Mapping[str, float]) -> str:
+    ours = best.get(OPTIMIZED, best.get(OURS))
+    if ours is None or peer not in best:
+        return ""
+    ratio, aim = best[peer] / ours, aims.get(peer)
+    if aim is None:
+        return f"{ratio:.2f}"
+    return f"{ratio:.2f} ({aim:g}{', missed' if ratio < aim else ''})"
 
 
 def gpu() -> str:
-    """Return what was checked and timed on a GPU beside the targets."""
-    path = newest("gpu", "cuda")
-    if path is None:
-        return f"On a GPU: {_NOT_MEASURED}, `make gpu`."
-    rows = read(path)
-    lines = ["| | network | what | figure | at most | passed | faster than timm |", "|---|---|---|---:|---:|---|---:|"]
-    for row in rows:
-        figure = f"{row['value']} {row['unit']}" if row["value"] else row["note"] or _NOT_MEASURED
-        lines.append(
-            f"| {row['step']} | `{row['network']}` | {row['what']} | {figure} | {row['most']} | {row['passed']} "
-            f"| {_times(row['timm_over_ours'])} |"
-        )
-    return "\n".join((*lines, "", _origin(rows[0], path)))
-
-
-def ablation() -> str:
-    """Return what each optimisation is worth: how many times longer a network takes without it."""
-    path = newest("ablation", "cpu")
-    if path is None:
-        return f"{_NOT_MEASURED}: `python -m benchmarks.ablation`.".capitalize()
-    rows = read(path)
-    networks = list(dict.fromkeys(row["network"] for row in rows))
-    threads = list(dict.fromkeys(row["threads"] for row in rows))
-    columns = [f"`{name}`, {' / '.join(threads)} threads" for name in networks]
-    lines = [f"| optimisation | mode | batch | {' | '.join(columns)} |", "|---|---|---:|" + "---:|" * len(columns)]
-    for key in dict.fromkeys((row["optimisation"], row["mode"], row["batch"]) for row in rows):
-        found = {
-            (row["network"], row["threads"]): f"{float(row['ratio']):.2f}"
-            for row in rows
-            if (row["optimisation"], row["mode"], row["batch"]) == key
-        }
-        cells = (" / ".join(found.get((name, count), "–") for count in threads) for name in networks)
-        lines.append(f"| {' | '.join((*key, *cells))} |")
-    return "\n".join((*lines, "", _origin(rows[0], path)))
-
-
-def latency() -> str:
-    """Return the table of milliseconds per image of every model, from the newest measurements."""
-    return _milliseconds(
-        "latency",
-        "models",
-        ["model"],
-        lambda row: (f"`{row['network']}`",),
-        lambda row: f"{row['runtime']}, {_threads(row)}",
-    )
-
-
-def runtimes() -> str:
-    """Return the table of milliseconds per image in every runtime, from the newest measurements."""
-    return _milliseconds(
-        "latency-runtimes",
-        "runtimes",
-        ["network", "from", "on"],
-        lambda row: (f"`{row['network']}`", row["source"], _threads(row)),
-        lambda row: row["runtime"] + (_instructions(row) if "int8" in row["runtime"] else ""),
-    )
-
-
-def _milliseconds(
-    bench: str, preset: str, titles: list[str], place: Callable[[Row], tuple[str, ...]], column: Callable[[Row], str]
-) -> str:
-    path = newest(bench, "cpu")
-    if path is None:
-        return f"Not measured: `python -m benchmarks.latency --preset {preset}`."
-    rows = read(path)
-    columns = list(dict.fromkeys(map(column, rows)))
-    times: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in rows:
-        times.setdefault(place(row), {})[column(row)] = row["ms"]
-    lines = [f"| {' | '.join(titles + columns)} |", "|---" * len(titles) + "|" + "---:|" * len(columns)]
-    for cells, found in times.items():
-        lines.append(f"| {' | '.join([*cells, *(found.get(name) or '' for name in columns)])} |")
-    return "\n".join((*lines, "", _origin(rows[0], path)))
-
-
-def _threads(row: Row) -> str:
-    return f"{row['threads']} thread{'s' if row['threads'] != '1' else ''}"
-
-
-def throughput() -> str:
-    """Write the tables of images per second at 256² and the largest batch, from the newest measurements."""
+    """Return what was checked and timed on a GPU beside the speed."""
+    found = newest("gpu")
+    if not found:
+        return "On a GPU: not measured, `make gpu`."
+    headings = ["", "network", "what", "figure", "at most", "passed", "timm / ours"]
     parts = []
-    for preset in PRESETS:
-        device, _, kind = preset.partition("-")
-        path = newest(bench_name(preset), device)
-        if path is None:
-            where = f"On {_DEVICES[device]}{f', {kind}' if kind else ''}"
-            parts.append(f"{where}: {_NOT_MEASURED}, `python -m benchmarks.throughput --preset {preset}`.")
-        else:
-            parts.append(_throughput(path, device))
+    for path in found.values():
+        rows = read(path)
+        cells = [
+            (
+                row["step"],
+                f"`{row['network']}`",
+                row["what"],
+                f"{row['value']} {row['unit']}" if row["value"] else row["note"],
+                row["most"],
+                row["passed"],
+                row["timm_over_ours"],
+            )
+            for row in rows
+        ]
+        parts += [_table(headings, cells, 3), _origin(rows, path)]
     return "\n\n".join(parts)
 
 
-def _throughput(path: Path, device: str) -> str:
-    rows = [row for row in read(path) if row["size"] == "256" and row["layout"] == "channels_last"]
-    rows = [row for row in rows if row["dtype"] == rows[0]["dtype"]]
+def ablation() -> str:
+    """Return what each optimization is worth: how many times as long a network takes without it."""
+    return _blocks("ablation", _ablation, "python -m benchmarks.ablation")
+
+
+def _ablation(rows: list[Row]) -> str:
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    threads = list(dict.fromkeys(row["threads"] for row in rows))
+    places = ("optimisation", "mode", "batch")
+    ratios = {(*(row[name] for name in places), row["network"], row["threads"]): float(row["ratio"]) for row in rows}
     lines = [
-        "| | network | from | batch | images/s (quartiles) | ours is faster | peak MiB | of the roofline |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        (*place, *(" / ".join(f"{ratios[(*place, name, count)]:.2f}" for count in threads) for name in networks))
+        for place in dict.fromkeys(tuple(row[name] for name in places) for row in rows)
     ]
-    for task in dict.fromkeys(row["task"] for row in rows):
-        of_task = [row for row in rows if row["task"] == task]
-        batch = str(max(int(row["batch"]) for row in of_task))
-        lines += [
-            f"| {task} | `{row['network']}` | {row['source']} | {batch} "
-            f"| {row['images_per_s']} ({row['images_per_s_q1']}–{row['images_per_s_q3']}) "
-            f"| {_times(row['ours_faster'])} | {row['peak_mib']} | {_percent(row['roofline_share'])} |"
-            for row in of_task
-            if row["batch"] == batch
-        ]
-    dtype, mode = rows[0]["dtype"], rows[0]["mode"]
-    conditions = dtype if dtype == "fp32" else f"{dtype} autocast"
-    if device == "cpu":
-        conditions += ", one thread" if rows[0]["threads"] == "1" else f", {rows[0]['threads']} threads"
-    return "\n".join((*lines, "", f"{conditions}, channels_last, {mode}. {_origin(rows[0], path)}"))
+    headings = [f"`{name}`, {' / '.join(threads)} threads" for name in networks]
+    return _table(["optimization", "mode", "batch", *headings], lines, 2)
 
 
-def _times(gain: str) -> str:
-    return f"{float(gain):.2f}×" if gain else ""
+# Names of formats and forms of benchmarks.exports in the tables.
+_TITLES = {exports.TORCH: "PyTorch"} | {name: form.title for name, form in FORMATS.items()}
+# The column of the table of accuracies that a form stands in.
+_COLUMNS = {"plain": "fp32", "fp32": "fp32", "optimized, bf16": "fp16, bf16", "fp16": "fp16, bf16"}
 
 
-def _percent(share: str) -> str:
-    return f"{float(share):.0%}" if share else ""
+def _ms(row: Row | None) -> str:
+    return f"{float(row['ms']):.1f} / {float(row['ms_all_threads']):.1f}" if row and row["ms"] else ""
 
 
-def _origin(row: dict[str, str], path: Path) -> str:
-    return f"{_where(row)}: [{path.name}](../benchmarks/results/{path.name})."
+def latency() -> str:
+    """Return the tables of milliseconds per image of every model."""
+    return _blocks("latency", _latency, "python -m benchmarks.exports --network '*' --format torch --format onnx")
+
+
+def _latency(rows: list[Row]) -> str:
+    columns = {(exports.TORCH, form): form for form in ("plain", "optimized", "optimized, bf16")}
+    columns |= {("onnx", "fp32"): "ONNX Runtime", ("onnx", "int8"): "ONNX Runtime, int8"}
+    found = {(row["model"], row["format"], row["form"]): row for row in rows if row["source"] == OURS}
+    shown = {key: title for key, title in columns.items() if any(name[1:] == key for name in found)}
+    lines = [
+        (f"`{name}`", *(_ms(found.get((name, *key))) for key in shown))
+        for name in VARIANTS
+        if any(key[0] == name for key in found)
+    ]
+    return _table(["model", *shown.values()], lines, 1)
+
+
+def formats() -> str:
+    """Return the tables of sizes and milliseconds per image in every format."""
+    blocks = _blocks("latency", _formats, "python -m benchmarks.exports")
+    return f"{figures('docs/deployment.md')}\n\n{blocks}"
+
+
+def _formats(rows: list[Row]) -> str:
+    found = {(row["format"], row["form"], row["model"], row["source"]): row for row in rows}
+    subjects = [(name, source) for name in exports.NETWORKS for source in (OURS, TIMM)]
+    subjects = [subject for subject in subjects if any(key[2:] == subject for key in found)]
+    lines = []
+    for to in (exports.TORCH, *FORMATS):
+        for form in (*exports.TORCH_FORMS, *exports.FORMS):
+            cells = [_ms(found.get((to, form, *subject))) for subject in subjects]
+            if any(cells):
+                first = found.get((to, form, *subjects[0]))
+                size = f"{float(first['mib']):.1f}" if first and first["mib"] else ""
+                lines.append((f"{_TITLES[to]}, {form}", size, *cells))
+    headings = [f"`{name}`" if source == OURS else f"timm's `{timm_name(name)}`" for name, source in subjects]
+    return _table(["runtime", f"MiB, `{subjects[0][0]}`", *headings], lines, 1)
+
+
+def which() -> str:
+    """Return the fastest runtime for one image on one thread, for each instruction set."""
+    lines = []
+    for device, path in newest("latency").items():
+        rows = [row for row in read(path) if row["source"] == OURS and row["ms"] and row["model"] in exports.NETWORKS]
+        for name in exports.NETWORKS:
+            cells = []
+            for inexact in (False, True):
+                times = [
+                    (float(row["ms"]), f"{_TITLES[row['format']]}, {row['form']}")
+                    for row in rows
+                    if row["model"] == name and ("16" in row["form"] or "int8" in row["form"]) == inexact
+                ]
+                cells.append(f"{min(times)[1]}: {min(times)[0]:.1f} ms" if times else "not measured")
+            lines.append((SETS[device], f"`{name}`", *cells))
+    return _table(["processor", "network", "fastest in float32", "fastest in 16 or 8 bits"], lines, 4)
+
+
+def matrix() -> str:
+    """Return the table of what every model can be exported to: a row per form, a column per generation."""
+    path = max(newest("exports").values(), key=lambda path: path.name[-14:])
+    rows = [row for row in read(path) if not row["metric"]]
+    kinds = sorted({name.partition("_")[0] for name in VARIANTS})
+    found = {(row["format"], row["form"], row["model"]): row["result"] for row in rows}
+    lines, reasons = [], []
+    for to in FORMATS:
+        for form in exports.FORMS:
+            cells = []
+            for kind in kinds:
+                results = {
+                    name: found[to, form, name]
+                    for name in VARIANTS
+                    if name.startswith(kind) and (to, form, name) in found
+                }
+                failed = [f"`{name}`: {text}" for name, text in results.items() if text not in ("yes", "not verified")]
+                numbers = ", ".join(f"({len(reasons) + number})" for number in range(1, len(failed) + 1))
+                reasons += failed
+                good = {text for text in results.values() if text in ("yes", "not verified")}
+                written = len(results) - len(failed)
+                cells.append(
+                    f"{written} of {len(results)}{', not verified' * ('not verified' in good)} {numbers}".strip()
+                )
+            if any(found.get((to, form, name)) for name in VARIANTS):
+                lines.append((f"{_TITLES[to]}, {form}", *cells))
+    notes = [f"({number}) {reason}" for number, reason in enumerate(reasons, 1)]
+    table = _table(["format", *(kind.replace("mobilevit", "MobileViT") for kind in kinds)], lines, 1)
+    return "\n\n".join([table, *notes, _origin(rows, path)])
+
+
+def accuracy() -> str:
+    """Return the accuracy of trained models in PyTorch and in every format."""
+    return _blocks("exports", _accuracy, "python -m benchmarks.exports --trained --rounds 0")
+
+
+def _accuracy(rows: list[Row]) -> str:
+    rows = [row for row in rows if row["metric"]]
+    column = {row["form"]: _COLUMNS.get(row["form"], row["form"]) for row in rows}
+    forms = [form for form in dict.fromkeys((*_COLUMNS.values(), *exports.FORMS)) if form in column.values()]
+    found = {(row["model"], row["metric"], row["format"], column[row["form"]]): row for row in rows}
+    lines = []
+    for place in dict.fromkeys(key[:3] for key in found):
+        model, metric, to = place
+        cells = ((row["accuracy"] or row["result"]) if (row := found.get((*place, form))) else "–" for form in forms)
+        lines.append((f"`{model}`" if "," not in model else model, metric, _TITLES[to], *cells))
+    return _table(["model", "metric (%)", "runtime", *forms], lines, 3)
 
 
 def figures(page: str = "docs/benchmarks.md") -> str:
-    """Return the figures of a page that there are measurements for."""
-    drawn = (figure for figure in plots.FIGURES if figure.page == page and newest(figure.bench, figure.device))
-    links = (f"![{figure.alt}]({figure.name}.svg)" for figure in drawn)
-    return "\n\n".join(links) or "Not drawn: nothing is measured."
-
-
-def quantization() -> str:
-    """Accuracy and latency before and after int8."""
-    path = newest("quantization", "cpu")
-    if not path:
-        return "Not measured: `python -m benchmarks.quantization`."
-    lines = [
-        "| network | weights | instructions | digits top-1, from fp32 (%) | ms per image, from fp32 "
-        "| speed-up (quartiles) |",
-        "|---|---|---|---:|---:|---:|",
-    ]
-    rows = read(path)
-    for row in rows:
-        begin = f"| `{row['network']}` | {row['weight_type']} | {row['instructions']} |"
-        if row["digits_top1_int8"] and row["ratio"]:
-            figures = (
-                f"{row['digits_top1_fp32']} → {row['digits_top1_int8']} | {row['ms_fp32']} → {row['ms_int8']} "
-                f"| {float(row['ratio']):.2f} ({float(row['ratio_q1']):.2f}–{float(row['ratio_q3']):.2f})"
-            )
-        else:
-            figures = "refused | |"
-        lines.append(f"{begin} {figures} |")
-    return "\n".join((*lines, "", _origin(rows[0], path)))
-
-
-def exported() -> str:
-    """Size and latency of exported files in their runtimes, ours and timm's, with the figure."""
-    path = newest("exported", "cpu")
-    if not path:
-        return "Not measured: `python -m benchmarks.runtimes`."
-    rows = read(path)
-    precisions = list(dict.fromkeys(row["precision"] for row in rows))
-    counts = list(dict.fromkeys(row["threads"] for row in rows))
-    notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
-    headings = ["MiB", *(f"ms, {count} thread{'s' if count != '1' else ''}" for count in counts)]
-    lines = [
-        f"| network | format | from | {' | '.join(headings)} |",
-        f"|---|---|---|{'---:|' * len(headings)}",
-    ]
-    # By network, format and source: the cells of each heading, by precision.
-    table: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
-    for row in rows:
-        key = (f"`{row['network']}`", FORMATS[row["format"]].title, row["source"])
-        cells = table.setdefault(key, {heading: {} for heading in headings})
-        failed = f"no ({notes.index(row['note']) + 1})" if row["note"] else ""
-        cells["MiB"][row["precision"]] = f"{float(row['mib']):.1f}" if row["mib"] else "–"
-        cells[headings[1 + counts.index(row["threads"])]][row["precision"]] = failed or f"{float(row['ms']):.1f}"
-    for key, cells in sorted(table.items()):
-        joined = (" / ".join(cell.get(precision, "–") for precision in precisions) for cell in cells.values())
-        texts = (text.rstrip(" /–") or "–" for text in joined)
-        lines.append(f"| {' | '.join((*key, *texts))} |")
-    reasons = [f"({number}) {note}\n" for number, note in enumerate(notes, 1)]
-    legend = f"Cells: {' / '.join(precisions)}, as far as there are such files. Medians; the file has the quartiles."
-    return "\n".join((figures("docs/deployment.md"), "", *lines, "", legend, "", *reasons, _origin(rows[0], path)))
-
-
-def digits_exports() -> str:
-    """Accuracy of trained models in every format, beside that in PyTorch."""
-    path = newest("digits-exports", "cpu")
-    if not path:
-        return "Not measured: `python -m benchmarks.digits_exports`."
-    rows = read(path)
-    found = {
-        (f"`{row['network']}`", FORMATS[row["format"]].title, row["digits_top1_torch"], row["precision"]): (
-            row["digits_top1"] or row["note"]
-        )
-        for row in rows
-    }
-    table = _by_precision(("network", "format", "in PyTorch"), found)
-    return f"{table}\n\n{_origin(rows[0], path)}"
-
-
-def mm_exports() -> str:
-    """Accuracy of a detector and a segmentor in the runtimes, beside that in PyTorch."""
-    path = newest("mm-exports", "cpu")
-    if not path:
-        return "Not measured: `python -m benchmarks.mm_exports`."
-    titles = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
-    rows = read(path)
-    found = {
-        (f"`{row['config']}`", row["metric"], titles[row["runtime"]], row["in_torch"], row["precision"]): (
-            row["in_runtime"]
-        )
-        for row in rows
-    }
-    table = _by_precision(("model", "metric (%)", "runtime", "in PyTorch"), found)
-    return f"{table}\n\n{_origin(rows[0], path)}"
-
-
-def _by_precision(headings: tuple[str, ...], found: dict[tuple[str, ...], str]) -> str:
-    """Return a table with a column per precision, the last part of the keys; the part before it is a number too."""
-    precisions = list(dict.fromkeys(key[-1] for key in found))
-    texts = len(headings) - 1
-    lines = [
-        f"| {' | '.join((*headings, *precisions))} |",
-        f"|{'---|' * texts}{'---:|' * (1 + len(precisions))}",
-    ]
-    for begin in dict.fromkeys(key[:-1] for key in found):
-        cells = (found.get((*begin, precision), "–") for precision in precisions)
-        lines.append(f"| {' | '.join((*begin, *cells))} |")
-    return "\n".join(lines)
+    """Return the figures of a page."""
+    drawn = (figure for figure in plots.FIGURES if figure.page == page and newest(figure.bench))
+    return "\n\n".join(f"![{figure.alt}]({figure.name}.svg)" for figure in drawn) or "Not drawn: nothing is measured."
 
 
 # The tables of each page. Their links are relative to it.
@@ -372,20 +326,12 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/models.md": {"models": models},
     "docs/benchmarks.md": {
         "figures": figures,
-        "targets": targets,
+        "speed": speed,
         "gpu": gpu,
         "ablation": ablation,
         "latency": latency,
-        "runtimes": runtimes,
-        "throughput": throughput,
     },
-    "docs/deployment.md": {
-        "exports": lambda: exports.markdown(exports.read(exports.CSV)),
-        "quantization": quantization,
-        "digits": digits_exports,
-        "mm": mm_exports,
-        "exported": exported,
-    },
+    "docs/deployment.md": {"which": which, "matrix": matrix, "accuracy": accuracy, "formats": formats},
     "mm_configs/README.md": {
         "coco": partial(configs, "COCO 2017"),
         "ade20k": partial(configs, "ADE20K"),

@@ -21,8 +21,9 @@ from timm_mobilevit.export.formats import FORMATS as EXPORTED
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
-from ._peers import OPTIMIZED, OURS, TIMM, TRANSFORMERS
+from ._peers import OURS, TIMM
 from ._results import RESULTS, newest, read
+from .exports import NETWORKS
 
 DOCS = Path(__file__).parents[1] / "docs"
 FORMATS = ("svg", "png")
@@ -37,7 +38,6 @@ class Figure:
     Attributes:
         name: Stem of its files.
         bench: The benchmark that it is drawn from.
-        device: "cpu" or "cuda".
         alt: What it shows, in words.
         draw: Draws rows of the benchmark into matplotlib's figure.
         page: The document that shows it.
@@ -45,7 +45,6 @@ class Figure:
 
     name: str
     bench: str
-    device: str
     alt: str
     draw: Callable[[Any, Rows], None]
     page: str = "docs/benchmarks.md"
@@ -75,19 +74,18 @@ def published_accuracy() -> dict[str, float]:
 
 def _accuracy_latency(figure: Any, rows: Rows) -> None:
     accuracy = published_accuracy()
-    panels = {"optimized": "PyTorch, eager, optimized", "onnxruntime": "ONNX Runtime"}
+    panels = {("torch", "optimized"): "PyTorch, eager, optimized", ("onnx", "fp32"): "ONNX Runtime"}
     axes = figure.subplots(1, len(panels), sharey=True)
     named: dict[Any, list[tuple[float, float, str]]] = {axis: [] for axis in axes}
     for axis, (runtime, title) in zip(axes, panels.items(), strict=True):
         for block, family in _FAMILIES.items():
             points = sorted(
-                (float(row["ms"]), accuracy[row["network"]], row["network"])
+                (float(row["ms"]), accuracy[row["model"]], row["model"])
                 for row in rows
                 if row["source"] == OURS
-                and row["runtime"] == runtime
-                and row["threads"] == "1"
+                and (row["format"], row["form"]) == runtime
                 and row["ms"]
-                and VARIANTS[row["network"]].block == block
+                and VARIANTS[row["model"]].block == block
             )
             axis.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", markersize=5, label=family)
             named[axis] += points
@@ -128,54 +126,17 @@ def _label(axis: Any, points: Iterable[tuple[float, float, str]]) -> None:
         taken.append(box)
 
 
-def _throughput(figure: Any, rows: Rows) -> None:
-    """Images per second against the side of the images, and against the batch, the other fixed."""
-    eager = [
-        row
-        for row in rows
-        if row["task"] == "inference" and row["layout"] == "channels_last" and row["mode"] == "eager"
-    ]
-    dtype = eager[0]["dtype"]  # that of the most important setting
-    eager = [row for row in eager if row["dtype"] == dtype]
-    # The batch that was measured at most sizes; sizes vary at one batch only.
-    sizes_at = {batch: {row["size"] for row in eager if row["batch"] == batch} for batch in {r["batch"] for r in eager}}
-    batch = max(sizes_at, key=lambda key: len(sizes_at[key]))
-    axes = figure.subplots(1, 2)
-    styles = {OPTIMIZED: "-", TIMM: "--", TRANSFORMERS: ":"}
-    colours: dict[str, str] = {}
-    for axis, varied, fixed, value in ((axes[0], "size", "batch", batch), (axes[1], "batch", "size", "256")):
-        chosen = [row for row in eager if row[fixed] == value and row["source"] in styles]
-        for network, source in dict.fromkeys((row["network"], row["source"]) for row in chosen):
-            points = sorted(
-                (int(row[varied]), float(row["images_per_s"]))
-                for row in chosen
-                if (row["network"], row["source"]) == (network, source)
-            )
-            (line,) = axis.plot(
-                *zip(*points, strict=True), f"o{styles[source]}", markersize=3, linewidth=1, color=colours.get(network)
-            )
-            colours.setdefault(network, line.get_color())
-            line.set_label(f"{network} ({source})")
-        axis.set(xscale="log", yscale="log", ylabel="images per second")
-        _log_ticks(axis.yaxis)
-        _log_ticks(axis.xaxis, {int(row[varied]) for row in chosen})
-        axis.grid(alpha=0.3)
-    axes[0].set(xlabel="side of the image (pixels)", title=f"{dtype}, eager, channels_last, batch {batch}")
-    axes[1].set(xlabel="batch", title=f"{dtype}, eager, channels_last, 256²")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
-
-
 def _exported(figure: Any, rows: Rows) -> None:
     """Milliseconds of each format, ours beside timm's, a panel for each network."""
-    rows = [row for row in rows if row["threads"] == "1" and row["precision"] == "fp32" and row["ms"]]
-    networks = list(dict.fromkeys(row["network"] for row in rows))
+    rows = [row for row in rows if row["form"] == "fp32" and row["ms"] and row["model"] in NETWORKS]
+    networks = [name for name in NETWORKS if any(row["model"] == name for row in rows)]
     formats = list(dict.fromkeys(row["format"] for row in rows))
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     top = 2 * median(float(row["ms"]) for row in rows)  # one that is far slower must not flatten the others
     for axis, network in zip(axes, networks, strict=True):
         for offset, source in ((-0.2, OURS), (0.2, TIMM)):
             times = {
-                row["format"]: float(row["ms"]) for row in rows if (row["network"], row["source"]) == (network, source)
+                row["format"]: float(row["ms"]) for row in rows if (row["model"], row["source"]) == (network, source)
             }
             places = [formats.index(name) + offset for name in times]
             bars = axis.bar(places, [min(time, top) for time in times.values()], width=0.4, label=source)
@@ -187,11 +148,11 @@ def _exported(figure: Any, rows: Rows) -> None:
     axes[0].legend(fontsize=8, loc="upper left")
 
 
-def _log_ticks(axis: Any, ticks: Iterable[int] | None = None) -> None:
-    """Plain numbers at the ticks of a logarithmic scale."""
-    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
+def _log_ticks(axis: Any) -> None:
+    """Write plain numbers at the ticks of a logarithmic scale."""
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-    axis.set_major_locator(FixedLocator(sorted(ticks)) if ticks else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(ScalarFormatter())
 
@@ -200,29 +161,23 @@ FIGURES = (
     Figure(
         "accuracy_latency",
         "latency",
-        "cpu",
         "Published accuracy against latency on one CPU thread, in PyTorch and in ONNX Runtime",
         _accuracy_latency,
     ),
     Figure(
-        "throughput_cpu",
-        "throughput",
-        "cpu",
-        "Images per second on one CPU thread against image size and batch",
-        _throughput,
-    ),
-    Figure(
         "exported_latency",
-        "exported",
-        "cpu",
+        "latency",
         "Latency of exported files on one CPU thread, ours and timm's",
         _exported,
         "docs/deployment.md",
     ),
-    Figure(
-        "throughput_gpu", "throughput", "cuda", "Images per second on a GPU against image size and batch", _throughput
-    ),
 )
+
+
+def measurements_of(figure: Figure, results: Path = RESULTS) -> Path | None:
+    """Return the file that a figure is drawn from: the latest one, of the best instruction set of that day."""
+    found = list(newest(figure.bench, results).values())
+    return max(enumerate(found), key=lambda item: (item[1].name[-14:], item[0]))[1] if found else None
 
 
 def source_of(measurements: Path) -> str:
@@ -267,7 +222,7 @@ def outdated(results: Path = RESULTS, docs: Path = DOCS) -> list[str]:
     """Files of figures that are missing, stand for older measurements, or for none."""
     files = []
     for figure in FIGURES:
-        measurements = newest(figure.bench, figure.device, results)
+        measurements = measurements_of(figure, results)
         expected = source_of(measurements) if measurements else None
         paths = (docs / f"{figure.name}.{suffix}" for suffix in FORMATS)
         files += [path.name for path in paths if drawn_from(path) != expected or (path.exists() and not expected)]
@@ -283,7 +238,7 @@ def main() -> None:
             sys.exit(f"out of date: {', '.join(files)}: run python -m benchmarks.plots")
         return
     for figure in FIGURES:
-        if measurements := newest(figure.bench, figure.device):
+        if measurements := measurements_of(figure):
             write(figure, measurements)
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import timm
 
 from benchmarks import complexity
-from benchmarks._roofline import Rates
 from timm_mobilevit.variants import VARIANTS
 
 NAMES = timm.list_models(module="mobilevit_zoo")
@@ -18,5 +17,4 @@ def smallest(block):
 
 
 V1, V2, V3 = smallest("v1"), smallest("v2"), smallest("v3_separable")
-RATES = Rates(flops=1e9, bytes=1e9)
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None  # not beside the oldest versions

@@ -1,81 +1,141 @@
-"""Tables and figures of results, as the benchmarks write them."""
+"""Tables and figures of results."""
 
 import shutil
 
 import pytest
-from bench_models import RATES, V1, V2
+from bench_models import V1
 
-from benchmarks import latency, make_tables, plots, targets, throughput
-from benchmarks._peers import TIMM
-from benchmarks._results import file_name, newest, read, write
+from benchmarks import make_tables, plots
+from benchmarks._results import newest, read, write
+
+ORIGIN = {
+    "device": "A processor",
+    "instructions": "avx2",
+    "threads": "1",
+    "torch": "2.14.1",
+    "timm": "1.0.31",
+    "date": "2026-01-02",
+}
+FILE = "_cpu-avx2_torch2.14.1_timm1.0.31_2026-01-02.csv"
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """A folder of results, as the benchmarks write them."""
-    results = tmp_path_factory.mktemp("results")
-    rows = latency.measure(
-        V1, runtimes=("eager", "optimized"), with_timm=False, size=64, threads=(1, 2), rounds=1, seconds=0
+def speed_row(source, layout, ms, task="inference", peak=""):
+    names = ("network", "source", "task", "dtype", "layout", "mode", "batch", "ms", "peak_mib")
+    return (
+        dict(zip(names, ("mobilevitv2_1_0", source, task, "fp32", layout, "eager", "16", ms, peak), strict=True))
+        | ORIGIN
     )
-    write(rows + [row | {"runtime": "onnxruntime"} for row in rows], results / file_name("latency", "cpu", ["fp32"]))
-    write(rows, results / file_name("latency-runtimes", "cpu", ["fp32"]))
-    rows = []
-    for batch, size in ((2, 64), (2, 128), (4, 64)):
-        setting = throughput.Setting(batch=batch, size=size, networks=(V2,))
-        measured = throughput.measure(setting, device="cpu", rates=RATES, rounds=1, seconds=0)
-        rows += [row | {"size": 256} if size == 64 else row for row in measured]
-    write(rows, results / file_name("throughput", "cpu", ["fp32"]))
-    targets_rows = [
-        targets._row(target, targets.Conditions("cpu"), targets.Comparison(2.0, 3.0, "ms", [1.5, 1.4, 1.6], ""), "")
-        for target in targets.TARGETS
-        if target.device == "cpu"
-    ]
-    write([row | targets.origin("cpu") for row in targets_rows], results / file_name("targets", "cpu", ["fp32"]))
-    return results
+
+
+def export_row(model, source, to, form, **columns):
+    empty = dict.fromkeys(("result", "mib", "metric", "accuracy", "ms", "ms_all_threads"), "")
+    return {"model": model, "source": source, "format": to, "form": form} | empty | columns | ORIGIN
 
 
 @pytest.fixture
-def measured(results, tmp_path, monkeypatch):
-    """A copy of the results, which the tables and figures are made from."""
-    folder = shutil.copytree(results, tmp_path / "results")
+def results(tmp_path, monkeypatch):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    rows = [
+        speed_row("ours, optimized", "nchw", "110"),
+        speed_row("ours, optimized", "channels_last", "100"),
+        speed_row("timm", "nchw", "134.5"),
+        speed_row("timm", "channels_last", "150"),
+        speed_row("transformers", "nchw", "145"),
+        speed_row("ours", "nchw", "200", "training", "1000"),
+        speed_row("timm", "nchw", "240", "training", "2100"),
+    ]
+    write(rows, folder / f"speed{FILE}")
+    times = {"result": "yes", "ms": "20.04", "ms_all_threads": "12.5"}
+    rows = [
+        export_row("mobilevitv1_s", "ours", "torch", "optimized", **times),
+        export_row("mobilevitv1_s", "ours", "onnx", "fp32", **times | {"ms": "15.5", "mib": "21.29"}),
+        export_row("mobilevitv1_s", "ours", "onnx", "int8", **times | {"ms": "9", "mib": "5.7"}),
+        export_row("mobilevitv1_s", "timm", "onnx", "fp32", **times | {"ms": "16"}),
+        export_row(V1, "ours", "onnx", "fp32", **times),
+    ]
+    write(rows, folder / f"latency{FILE}")
+    rows = [
+        export_row("mobilevitv1_s", "ours", "onnx", "fp32", result="yes"),
+        export_row("mobilevitv1_xs", "ours", "onnx", "fp32", result="ValueError: wrong"),
+        export_row("mobilevitv1_s", "ours", "coreml", "fp32", result="not verified"),
+        export_row("mobilevitv3_xxs, digits", "ours", "torch", "plain", metric="top-1", accuracy="99.17"),
+        export_row("mobilevitv3_xxs, digits", "ours", "torch", "optimized, bf16", metric="top-1", accuracy="99.00"),
+        export_row("mobilevitv3_xxs, digits", "ours", "onnx", "int8", metric="top-1", accuracy="98.50"),
+    ]
+    write(rows, folder / f"exports{FILE}")
     for module in (make_tables, plots):
-        monkeypatch.setattr(module, "newest", lambda bench, device, _=None: newest(bench, device, folder))
+        monkeypatch.setattr(module, "newest", lambda bench, _=None: newest(bench, folder))
     return folder
 
 
-def test_tables_of_measurements(measured):
-    table = make_tables.targets()
-    assert table.count("1.500 (1.450–1.550)") == sum(target.device == "cpu" for target in targets.TARGETS)
-    assert all("not measured" in line for line in table.splitlines() if "| 256 |" in line)
-    assert f"| `{V1}` |" in make_tables.latency()
-    assert "eager, 1 thread | " in make_tables.latency()
-    assert "optimized, 2 threads" in make_tables.latency()
-    assert make_tables.runtimes().startswith("| network | from | on | eager | optimized |")
-    assert f"| `{V1}` | ours | 2 threads |" in make_tables.runtimes()
-    assert f"| inference | `{V2}` | {TIMM} | 4 |" in make_tables.throughput()
-    assert "--preset cuda" in make_tables.throughput()
-    assert "(accuracy_latency.svg)" in make_tables.figures()
-    assert "throughput_gpu" not in make_tables.figures()
+def lines_of(table):
+    return [line for line in table.splitlines() if line.startswith("|")][2:]
 
 
-def test_figures_say_what_they_were_drawn_from(measured, tmp_path):
+def test_speed_has_the_better_layout_and_the_aims(results):
+    """Ours takes 100 ms in its better layout, timm's 134.5: below the aim of 1.35."""
+    table = make_tables.speed()
+    assert lines_of(table) == [
+        f"| `mobilevitv2_1_0` | {cells} |"
+        for cells in (
+            "inference, fp32 | 16 |  | 100 | 134.5 | 145 | 1.34 (1.35, missed) | 1.45 (1.5, missed)",
+            "training, fp32 | 16 | 200 |  | 240 |  | 1.20 (1.1) | ",
+            "peak memory of training, fp32 (MiB) | 16 | 1000 |  | 2100 |  | 2.10 (1) | ",
+        )
+    ]
+    assert table.startswith("**AVX2**: A processor, 1 thread, torch 2.14.1, timm 1.0.31, 2026-01-02, [results](")
+    assert "Not measured: Arm; AVX-512; AVX-512 with VNNI; AVX-512 with VNNI and BF16; AMX (" in table
+
+
+def test_times_of_models_and_formats(results):
+    assert lines_of(make_tables.latency()) == [
+        f"| `{V1}` |  | 20.0 / 12.5 |  |",
+        "| `mobilevitv1_s` | 20.0 / 12.5 | 15.5 / 12.5 | 9.0 / 12.5 |",
+    ]
+    assert lines_of(make_tables.formats()) == [
+        "| PyTorch, optimized |  | 20.0 / 12.5 |  |",
+        "| ONNX, fp32 | 21.3 | 15.5 / 12.5 | 16.0 / 12.5 |",
+        "| ONNX, int8 | 5.7 | 9.0 / 12.5 |  |",
+    ]
+    assert lines_of(make_tables.which()) == [
+        "| AVX2 | `mobilevitv1_s` | ONNX, fp32: 15.5 ms | ONNX, int8: 9.0 ms |",
+        "| AVX2 | `mobilevitv2_1_0` | not measured | not measured |",
+        "| AVX2 | `mobilevitv3_1_0` | not measured | not measured |",
+    ]
+
+
+def test_what_was_exported_and_how_right_it_is(results):
+    table = make_tables.matrix()
+    assert lines_of(table) == [
+        "| ONNX, fp32 | 1 of 2 (1) | 0 of 0 | 0 of 0 |",
+        "| Core ML, fp32 | 1 of 1, not verified | 0 of 0 | 0 of 0 |",
+    ]
+    assert "(1) `mobilevitv1_xs`: ValueError: wrong" in table
+    assert lines_of(make_tables.accuracy()) == [
+        "| mobilevitv3_xxs, digits | top-1 | PyTorch | 99.17 | 99.00 | – |",
+        "| mobilevitv3_xxs, digits | top-1 | ONNX | – | – | 98.50 |",
+    ]
+
+
+def test_figures_say_what_they_were_drawn_from(results, tmp_path):
     pytest.importorskip("matplotlib")
     docs = tmp_path / "docs"
-    drawn = [figure for figure in plots.FIGURES if newest(figure.bench, figure.device, measured)]
-    assert len(plots.outdated(docs=docs)) == 2 * len(drawn) == 4
-    for figure in drawn:
-        plots.write(figure, newest(figure.bench, figure.device, measured), docs)
+    docs.mkdir()
+    assert len(plots.outdated(docs=docs)) == 2 * len(plots.FIGURES) == 4
+    for figure in plots.FIGURES:
+        plots.write(figure, plots.measurements_of(figure), docs)
     assert plots.outdated(docs=docs) == []
     first = (docs / "accuracy_latency.svg").read_bytes()
     assert V1.partition("_")[2].encode() in first
-    plots.write(drawn[0], newest(drawn[0].bench, drawn[0].device, measured), docs)
+    plots.write(plots.FIGURES[0], plots.measurements_of(plots.FIGURES[0]), docs)
     assert (docs / "accuracy_latency.svg").read_bytes() == first
 
-    path = newest("latency", "cpu", measured)
+    path = results / f"latency{FILE}"
     write(read(path)[:-1], path)
-    assert plots.outdated(docs=docs) == ["accuracy_latency.svg", "accuracy_latency.png"]
-    path.unlink()
-    assert plots.outdated(docs=docs) == ["accuracy_latency.svg", "accuracy_latency.png"]
+    assert len(plots.outdated(docs=docs)) == 4
+    shutil.rmtree(results)
+    assert len(plots.outdated(docs=docs)) == 4  # drawn from nothing
 
 
 def test_committed_figures_are_up_to_date():

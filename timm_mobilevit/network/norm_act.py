@@ -1,4 +1,4 @@
-"""Batch norm and SiLU as one step of training: the same numbers, a quarter less memory (benchmarks/targets.py).
+"""Batch norm and SiLU as one step of training: the same numbers, a quarter less memory (benchmarks/speed.py).
 
 Two separate modules keep two maps for the backward pass: the norm's input and the activation's. Here only the norm's
 input is kept; the activation's input is computed again from it, which is cheap. On a CPU the gradients of a batch need
