@@ -13,7 +13,7 @@ PASSIVE := OMP_WAIT_POLICY=PASSIVE
 # The core suite: what needs no extra.
 CORE := -m "not long and not browser" --ignore-glob='*/mm*' --ignore-glob='*/test_mm*' \
     --ignore=timm_mobilevit/export/onnx.py --ignore=timm_mobilevit/export/quantize.py \
-    --ignore=timm_mobilevit/export/runtimes.py --ignore=timm_mobilevit/export/files.py
+    --ignore=timm_mobilevit/export/runtimes.py --ignore=timm_mobilevit/export/files.py --ignore=timm_mobilevit/export/web.py
 
 # The part of it to run while working: exports, documents, benchmarks, the wheel and scripts have tests that take longer.
 QUICK := $(CORE) --ignore=tests/export --ignore=tests/docs --ignore=tests/test_docs.py --ignore=tests/benchmarks \

@@ -215,9 +215,7 @@ def test_file_is_as_accurate_as_the_model(run, tmp_path):
 
     subject = exports.dense(run / "config.py", checkpoint(run))
     keys = list(exports.wanted(subject, ["torch", "onnx", "openvino"], ["plain", "optimized, bf16", "fp32"]))
-    rows = {
-        (row["format"], row["form"]): row for row in exports.measure(subject, keys, tmp_path, rounds=0, seconds=0)
-    }
+    rows = {(row["format"], row["form"]): row for row in exports.measure(subject, keys, tmp_path, rounds=0, seconds=0)}
     assert {row["result"] for row in rows.values()} == {"yes"}
     metric = rows["torch", "plain"]["metric"]
     validated = {key.removeprefix("coco/"): value for key, value in last_validation(run).items()}[metric]
