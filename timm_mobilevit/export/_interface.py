@@ -42,11 +42,17 @@ class WithInterface(nn.Module):
         self.model = model
         self.image_input = image_input
         self.softmax = softmax
+        self.is_half = False
         whole = 255.0 if image_input else 1.0
         self.register_buffer("shift", _per_channel(mean) * whole)
         self.register_buffer("scale", 1 / (_per_channel(std) * whole))
         # Flags, for a graph must not depend on values: steps that change nothing are left out of it.
         self.shifts, self.scales = bool((self.shift != 0).any()), bool((self.scale != 1).any())
+
+    def halve(self) -> None:
+        """Compute in float16 between the preprocessing and the softmax, which stay in float32."""
+        self.model.half()
+        self.is_half = True
 
     def forward(self, x: Tensor) -> Any:
         """Map pixels to the outputs of the network."""
@@ -56,7 +62,9 @@ class WithInterface(nn.Module):
             x = x - self.shift
         if self.scales:
             x = x * self.scale
-        x = self.model(x)
+        x = self.model(x.half() if self.is_half else x)
+        if self.is_half:
+            x = x.float() if isinstance(x, Tensor) else [output.float() for output in x]
         if not self.softmax:
             return x
         return x.sigmoid() if x.shape[1] == 1 else x.softmax(dim=1)

@@ -46,11 +46,6 @@ class Network:
         """Tell whether images are uint8 [B, H, W, C]."""
         return bool(self.metadata.get("image_input"))
 
-    @property
-    def depth(self) -> int:
-        """Count the modules around those of the model, the model among them."""
-        return 1 + isinstance(self.optimized, WithInterface)
-
     def images(self, shape: Sequence[int] = ()) -> Tensor:
         """Make random images, the same for the same shape."""
         return make_images(shape or self.shapes[0], pictures=self.takes_pictures)
@@ -84,15 +79,6 @@ class Network:
                 raise RuntimeError(f"on {list(shape)} {error}{hint}") from error
         return largest
 
-    def halve(self) -> None:
-        """Compute in float16 between the input and the output, which stay float32."""
-        interface = isinstance(self.optimized, WithInterface)
-        half = _Half((self.optimized.model if interface else self.optimized).half())
-        if interface:
-            self.optimized.model = half
-        else:
-            self.optimized = half.eval()
-
     def trace(
         self,
         *,
@@ -110,16 +96,6 @@ class Network:
                 program = torch.export.export(rewrite(program.module()), args)
             decomposed: torch.export.ExportedProgram = program.run_decompositions(dict(decompositions or {}))
         return decomposed
-
-
-class _Half(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Any:
-        found = self.model(x.half())
-        return found.float() if isinstance(found, Tensor) else [output.float() for output in found]
 
 
 def prepare(

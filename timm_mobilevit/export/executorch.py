@@ -26,14 +26,16 @@ def _write(network: "Network", path: Path, *, half: bool, calibration: Path | No
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
+    from ._interface import WithInterface
     from ._xnnpack import FOR_XNNPACK
 
+    wrapped = network.optimized if isinstance(network.optimized, WithInterface) else WithInterface(network.optimized)
     if half:
-        network.halve()
+        wrapped.halve()
     rewrite = None
     if calibration is not None:
-        rewrite = partial(_quantize, images=network.calibrate(calibration), depth=network.depth)
-    program = network.trace(rewrite=rewrite, decompositions=FOR_XNNPACK)
+        rewrite = partial(_quantize, images=network.calibrate(calibration), depth=2)  # the wrapper and the model
+    program = network.trace(network=wrapped.eval(), rewrite=rewrite, decompositions=FOR_XNNPACK)
     if shutil.which("flatc") is None:
         # ExecuTorch looks for its compiler on the PATH. There it is only if this Python's environment is activated.
         os.environ.setdefault("FLATC_EXECUTABLE", str(Path(sysconfig.get_path("scripts"), "flatc")))

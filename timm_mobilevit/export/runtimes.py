@@ -74,19 +74,9 @@ class ExportedModel(nn.Module):
 
 
 def open_file(path: Path, *, threads: int | None = None) -> Run:
-    """Load a file into its runtime.
+    """Load a file into its runtime, as a function from one image, as the file takes it, to the outputs.
 
-    Args:
-        path: The file, or the directory of a format that has several.
-        threads: How many threads the runtime uses; None for as many as PyTorch.
-
-    Returns:
-        A function from one image, as the file takes it, to the outputs.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ImportError: If the extra of the format is not installed.
-        ValueError: If the format is unknown or does not run here.
+    Arguments and errors are those of :class:`ExportedModel`.
     """
     form = FORMATS[format_of(path)]
     if not path.exists():
