@@ -4,7 +4,7 @@ import csv
 import datetime
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -94,6 +94,21 @@ def read(path: Path) -> list[dict[str, str]]:
     """Return the rows of a file that :func:`write` wrote."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def merge(rows: Iterable[Mapping[str, object]], path: Path, columns: Sequence[str]) -> int:
+    """Write rows, each in the place of that with the same values in some columns; return how many the file has.
+
+    Args:
+        rows: New rows, with the columns of those in the file.
+        path: File, which need not exist.
+        columns: What a row is about.
+    """
+    merged: dict[tuple[str, ...], Mapping[str, object]] = {}
+    for row in (*(read(path) if path.exists() else ()), *rows):
+        merged[tuple(str(row[column]) for column in columns)] = row
+    write(list(merged.values()), path)
+    return len(merged)
 
 
 def newest(bench: str, folder: Path = RESULTS) -> dict[str, Path]:

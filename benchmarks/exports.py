@@ -38,7 +38,7 @@ from ._apart import interleave_apart, processes
 from ._device import all_threads, prepare
 from ._peers import OURS, TIMM, build_source, build_timm, check_agreement, sources
 from ._progress import progress
-from ._results import RESULTS, file_name, origin, read, write
+from ._results import RESULTS, file_name, merge, origin
 from ._steps import compile_network, inference
 from ._timing import spread
 
@@ -379,17 +379,17 @@ def main(
     subjects = _subjects(network or NETWORKS, trained_on_digits, config, checkpoint, data)
     path = out / file_name("latency" if rounds else "exports", "cpu")
     columns = ("model", "source", "format", "form")
-    rows = {tuple(row[key] for key in columns): row for row in (read(path) if path.exists() else [])}
+    count = 0
     with progress(len(subjects)) as begin:
         for subject in subjects:
             begin(subject.name)
             keys = list(wanted(subject, formats or known["--format"], forms or known["--form"]))
             with tempfile.TemporaryDirectory() as folder:
-                for row in measure(subject, keys, Path(folder), rounds=rounds, seconds=seconds):
-                    rows[tuple(str(row[key]) for key in columns)] = row
-                    typer.echo(" ".join(str(row[key]) for key in (*columns, "result", "accuracy", "ms")))
-            write(list(rows.values()), path)
-    typer.echo(f"{path}: {len(rows)} rows")
+                rows = measure(subject, keys, Path(folder), rounds=rounds, seconds=seconds)
+            count = merge(rows, path, columns)
+            for row in rows:
+                typer.echo(" ".join(str(row[key]) for key in (*columns, "result", "accuracy", "ms")))
+    typer.echo(f"{path}: {count} rows")
 
 
 def _subjects(

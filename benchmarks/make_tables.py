@@ -267,8 +267,12 @@ def which() -> str:
 
 def matrix() -> str:
     """Return the table of what every model can be exported to: a row per form, a column per generation."""
-    path = max(newest("exports").values(), key=lambda path: path.name[-14:])
-    rows = [row for row in read(path) if not row["metric"]]
+    found_rows = {path: [row for row in read(path) if not row["metric"]] for path in newest("exports").values()}
+    measured = [path for path, rows in found_rows.items() if rows]
+    if not measured:
+        return "Not measured: `python -m benchmarks.exports --network '*' --rounds 0`."
+    path = measured[-1]  # the outputs are the same on every processor
+    rows = found_rows[path]
     kinds = sorted({name.partition("_")[0] for name in VARIANTS})
     found = {(row["format"], row["form"], row["model"]): row["result"] for row in rows}
     lines, reasons = [], []
@@ -304,6 +308,8 @@ def accuracy() -> str:
 def _accuracy(rows: list[Row]) -> str:
     rows = [row for row in rows if row["metric"]]
     column = {row["form"]: _COLUMNS.get(row["form"], row["form"]) for row in rows}
+    if not rows:
+        return "Not measured."
     forms = [form for form in dict.fromkeys((*_COLUMNS.values(), *exports.FORMS)) if form in column.values()]
     found = {(row["model"], row["metric"], row["format"], column[row["form"]]): row for row in rows}
     lines = []

@@ -22,7 +22,7 @@ from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
 from ._peers import OURS, TIMM
-from ._results import RESULTS, newest, read
+from ._results import RESULTS, SETS, newest, read
 from .exports import NETWORKS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -175,9 +175,9 @@ FIGURES = (
 
 
 def measurements_of(figure: Figure, results: Path = RESULTS) -> Path | None:
-    """Return the file that a figure is drawn from: the latest one, of the best instruction set of that day."""
+    """Return the file that a figure is drawn from: the one with the most models."""
     found = list(newest(figure.bench, results).values())
-    return max(enumerate(found), key=lambda item: (item[1].name[-14:], item[0]))[1] if found else None
+    return max(found, key=lambda path: len({row["model"] for row in read(path)})) if found else None
 
 
 def source_of(measurements: Path) -> str:
@@ -200,7 +200,11 @@ def write(figure: Figure, measurements: Path, docs: Path = DOCS) -> None:
     # Text stays text, and names inside the file are the same in every run.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}):
         canvas = Canvas(figsize=(10, 5), layout="constrained")
-        figure.draw(canvas, read(measurements))
+        rows = read(measurements)
+        figure.draw(canvas, rows)
+        canvas.suptitle(
+            f"{rows[0]['device']} with {SETS['cpu-' + rows[0]['instructions'].replace('_', '-')]}", fontsize=9
+        )
         for suffix in FORMATS:
             metadata = {"Source": source_of(measurements)} | ({"Date": None} if suffix == "svg" else {})
             with replacing(docs / f"{figure.name}.{suffix}") as temporary:

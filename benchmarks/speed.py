@@ -1,8 +1,8 @@
 """Time and memory in PyTorch, ours beside timm's and ``transformers``': ``python -m benchmarks.speed``.
 
 Implementations of a network have the same weights. Each, in each memory layout, has a process of its own, and the
-processes take turns. The whole takes three quarters of an hour on a CPU. Results go to ``benchmarks/results/``,
-rewritten after every setting.
+processes take turns. The whole takes three quarters of an hour on a CPU. Results go to ``benchmarks/results/`` after
+every setting; a row replaces that of the same implementation and setting in the file of the day.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from ._apart import interleave_apart, peak_apart, processes
 from ._device import default_device, prepare
 from ._peers import OPTIMIZED, SCALE, TIMM, TRANSFORMERS, build_source, check_agreement, sources
 from ._progress import progress
-from ._results import RESULTS, file_name, origin, write
+from ._results import RESULTS, file_name, merge, origin
 from ._steps import LAYOUTS, TrainingStep, compile_network, inference, make_images, place
 from ._timing import spread
 
@@ -187,7 +187,8 @@ def main(
         raise typer.BadParameter(f"expected the start of {'; '.join(known)}; got {only!r}", param_hint="--only")
     path = out / file_name("speed", device)
     options = {"device": device, "size": img_size, "rounds": rounds, "seconds": seconds}
-    rows: list[dict[str, object]] = []
+    columns = ("network", "source", "task", "dtype", "layout", "mode", "batch", "size")
+    count = 0
     with progress(len(networks) * len(settings)) as begin:
         for name in networks:
             layouts = LAYOUTS if device == "cpu" else ("channels_last",)
@@ -196,9 +197,8 @@ def main(
                     begin(f"{name}: {setting}")
                     if name in SCALE and (setting.task, setting.mode) != ("inference", "eager"):
                         continue
-                    rows += measure(name, _with_batch(setting, batch_size), executors, **options)
-                    write(rows, path)
-    typer.echo(f"{path}: {len(rows)} rows")
+                    count = merge(measure(name, _with_batch(setting, batch_size), executors, **options), path, columns)
+    typer.echo(f"{path}: {count} rows")
 
 
 def _with_batch(setting: Setting, batch: int | None) -> Setting:

@@ -1,6 +1,7 @@
 """Speed in PyTorch: rows are complete, and they say what was timed. No speed is judged."""
 
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -116,24 +117,25 @@ def test_each_implementation_has_a_process(command, tmp_path):
 
 
 def test_rows_are_written_after_every_setting(command, tmp_path, monkeypatch):
-    from contextlib import nullcontext
-
+    """A row that is measured again replaces its own."""
     measured = []
 
     def measure(name, setting, executors, **_):
-        if len(measured) == 2:
+        if len(measured) == 3:
             raise KeyboardInterrupt
-        measured.append((name, setting.task, setting.batch))
-        return [{"network": name, "task": setting.task}]
+        measured.append((name, setting.task, setting.dtype, setting.batch))
+        columns = {column: getattr(setting, column) for column in ("task", "dtype", "mode", "batch")}
+        return [{"network": name, "source": OURS, "layout": "nchw", "size": 256, "ms": len(measured)} | columns]
 
     monkeypatch.setattr(speed, "measure", measure)
     monkeypatch.setattr(speed, "processes", lambda keys: nullcontext(dict.fromkeys(keys)))
-    result = command(speed.main, "--network", V3, "--only", "training", "--batch-size", 3, "--out", tmp_path)
-    assert result.exit_code == 0, result.output
-    assert measured == [(V3, "training", 3)] * 2  # in fp32 and bf16
-    command(speed.main, "--network", V3, "--out", tmp_path / "cut")
-    assert not (tmp_path / "cut").exists()
-    assert len(read(tmp_path / file_name("speed", "cpu"))) == 2
+    options = ("--network", V3, "--only", "training", "--device", "cpu", "--out", tmp_path)
+    assert command(speed.main, *options, "--batch-size", 3).exit_code == 0
+    path = tmp_path / file_name("speed", "cpu")
+    assert measured == [(V3, "training", "fp32", 3), (V3, "training", "bf16", 3)]
+    assert [row["ms"] for row in read(path)] == ["1", "2"]
+    assert command(speed.main, *options, "--batch-size", 3).exit_code != 0  # cut
+    assert [row["ms"] for row in read(path)] == ["3", "2"]
 
 
 @pytest.mark.parametrize(
