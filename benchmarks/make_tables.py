@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks import exports, plots
+from benchmarks import exports
 from benchmarks._peers import OPTIMIZED, OURS, TIMM, TRANSFORMERS, timm_name
 from benchmarks._results import SETS, newest, read
 from benchmarks.complexity import count
@@ -227,8 +227,7 @@ def _latency(rows: list[Row]) -> str:
 
 def formats() -> str:
     """Return the tables of sizes and milliseconds per image in every format."""
-    blocks = _blocks("latency", _formats, "python -m benchmarks.exports")
-    return f"{figures('docs/deployment.md')}\n\n{blocks}"
+    return _blocks("latency", _formats, "python -m benchmarks.exports")
 
 
 def _formats(rows: list[Row]) -> str:
@@ -320,18 +319,11 @@ def _accuracy(rows: list[Row]) -> str:
     return _table(["model", "metric (%)", "runtime", *forms], lines, 3)
 
 
-def figures(page: str = "docs/benchmarks.md") -> str:
-    """Return the figures of a page."""
-    drawn = (figure for figure in plots.FIGURES if figure.page == page and newest(figure.bench))
-    return "\n\n".join(f"![{figure.alt}]({figure.name}.svg)" for figure in drawn) or "Not drawn: nothing is measured."
-
-
 # The tables of each page. Their links are relative to it.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"architectures": architectures},
     "docs/models.md": {"models": models},
     "docs/benchmarks.md": {
-        "figures": figures,
         "speed": speed,
         "gpu": gpu,
         "ablation": ablation,

@@ -1,53 +1,32 @@
-"""Draw the figures of the documents from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
+"""Draw accuracy against latency from measurements: ``python -m benchmarks.plots``; ``--check`` only compares.
 
-Each figure is an SVG and a PNG in ``docs/``, and says in its metadata which file it was drawn from. Without
-measurements there is none. Drawing needs the extra ``bench``.
+The figure is an SVG and a PNG in ``docs/``, and says in its metadata which file it was drawn from. Drawing needs the
+extra ``bench``.
 """
 
 import argparse
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from PIL import Image
 
 from timm_mobilevit._files import replacing
-from timm_mobilevit.export.formats import FORMATS as EXPORTED
 from timm_mobilevit.variants import VARIANTS
 from timm_mobilevit.weights.pretrained import WEIGHTS
 
-from ._peers import OURS, TIMM
+from ._peers import OURS
 from ._results import RESULTS, SETS, newest, read
-from .exports import NETWORKS
 
 DOCS = Path(__file__).parents[1] / "docs"
 FORMATS = ("svg", "png")
 
+NAME = "accuracy_latency"
+
 Rows = Sequence[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure.
-
-    Attributes:
-        name: Stem of its files.
-        bench: The benchmark that it is drawn from.
-        alt: What it shows, in words.
-        draw: Draws rows of the benchmark into matplotlib's figure.
-        page: The document that shows it.
-    """
-
-    name: str
-    bench: str
-    alt: str
-    draw: Callable[[Any, Rows], None]
-    page: str = "docs/benchmarks.md"
 
 
 _FAMILIES = {
@@ -72,7 +51,7 @@ def published_accuracy() -> dict[str, float]:
     return accuracy
 
 
-def _accuracy_latency(figure: Any, rows: Rows) -> None:
+def _draw(figure: Any, rows: Rows) -> None:
     accuracy = published_accuracy()
     panels = {("torch", "optimized"): "PyTorch, eager, optimized", ("onnx", "fp32"): "ONNX Runtime"}
     axes = figure.subplots(1, len(panels), sharey=True)
@@ -126,28 +105,6 @@ def _label(axis: Any, points: Iterable[tuple[float, float, str]]) -> None:
         taken.append(box)
 
 
-def _exported(figure: Any, rows: Rows) -> None:
-    """Milliseconds of each format, ours beside timm's, a panel for each network."""
-    rows = [row for row in rows if row["form"] == "fp32" and row["ms"] and row["model"] in NETWORKS]
-    networks = [name for name in NETWORKS if any(row["model"] == name for row in rows)]
-    formats = list(dict.fromkeys(row["format"] for row in rows))
-    axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
-    top = 2 * median(float(row["ms"]) for row in rows)  # one that is far slower must not flatten the others
-    for axis, network in zip(axes, networks, strict=True):
-        for offset, source in ((-0.2, OURS), (0.2, TIMM)):
-            times = {
-                row["format"]: float(row["ms"]) for row in rows if (row["model"], row["source"]) == (network, source)
-            }
-            places = [formats.index(name) + offset for name in times]
-            bars = axis.bar(places, [min(time, top) for time in times.values()], width=0.4, label=source)
-            axis.bar_label(bars, [f"{time:.0f}" + "↑" * (time > top) for time in times.values()], fontsize=7)
-        axis.set_xticks(range(len(formats)), [EXPORTED[name].title for name in formats], rotation=30, fontsize=8)
-        axis.set(title=network)
-        axis.grid(alpha=0.3, axis="y")
-    axes[0].set(ylabel="ms per image of 256², one thread", ylim=(0, 1.15 * top))
-    axes[0].legend(fontsize=8, loc="upper left")
-
-
 def _log_ticks(axis: Any) -> None:
     """Write plain numbers at the ticks of a logarithmic scale."""
     from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
@@ -157,36 +114,19 @@ def _log_ticks(axis: Any) -> None:
     axis.set_major_formatter(ScalarFormatter())
 
 
-FIGURES = (
-    Figure(
-        "accuracy_latency",
-        "latency",
-        "Published accuracy against latency on one CPU thread, in PyTorch and in ONNX Runtime",
-        _accuracy_latency,
-    ),
-    Figure(
-        "exported_latency",
-        "latency",
-        "Latency of exported files on one CPU thread, ours and timm's",
-        _exported,
-        "docs/deployment.md",
-    ),
-)
-
-
-def measurements_of(figure: Figure, results: Path = RESULTS) -> Path | None:
-    """Return the file that a figure is drawn from: the one with the most models."""
-    found = list(newest(figure.bench, results).values())
+def measurements(results: Path = RESULTS) -> Path | None:
+    """Return the file that the figure is drawn from: the one with the most models."""
+    found = list(newest("latency", results).values())
     return max(found, key=lambda path: len({row["model"] for row in read(path)})) if found else None
 
 
-def source_of(measurements: Path) -> str:
-    """Return what a figure says it was drawn from: the file's name and the beginning of its SHA-256."""
-    return f"{measurements.name} {hashlib.sha256(measurements.read_bytes()).hexdigest()[:16]}"
+def source_of(path: Path) -> str:
+    """Return what the figure says it was drawn from: the file's name and the beginning of its SHA-256."""
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
-def write(figure: Figure, measurements: Path, docs: Path = DOCS) -> None:
-    """Draw a figure in all formats.
+def write(path: Path, docs: Path = DOCS) -> None:
+    """Draw the figure from a file of measurements, in all formats.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -195,20 +135,19 @@ def write(figure: Figure, measurements: Path, docs: Path = DOCS) -> None:
         import matplotlib
     except ImportError as error:
         raise ImportError('drawing needs matplotlib: pip install "timm-mobilevit[bench]"') from error
-    from matplotlib.figure import Figure as Canvas
+    from matplotlib.figure import Figure
 
+    rows = read(path)
     # Text stays text, and names inside the file are the same in every run.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}):
-        canvas = Canvas(figsize=(10, 5), layout="constrained")
-        rows = read(measurements)
-        figure.draw(canvas, rows)
-        canvas.suptitle(
-            f"{rows[0]['device']} with {SETS['cpu-' + rows[0]['instructions'].replace('_', '-')]}", fontsize=9
-        )
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": NAME}):
+        figure = Figure(figsize=(10, 5), layout="constrained")
+        _draw(figure, rows)
+        instructions = SETS["cpu-" + rows[0]["instructions"].replace("_", "-")]
+        figure.suptitle(f"{rows[0]['device']} with {instructions}", fontsize=9)
         for suffix in FORMATS:
-            metadata = {"Source": source_of(measurements)} | ({"Date": None} if suffix == "svg" else {})
-            with replacing(docs / f"{figure.name}.{suffix}") as temporary:
-                canvas.savefig(temporary, format=suffix, dpi=120, metadata=metadata)
+            metadata = {"Source": source_of(path)} | ({"Date": None} if suffix == "svg" else {})
+            with replacing(docs / f"{NAME}.{suffix}") as temporary:
+                figure.savefig(temporary, format=suffix, dpi=120, metadata=metadata)
 
 
 def drawn_from(path: Path) -> str | None:
@@ -223,27 +162,22 @@ def drawn_from(path: Path) -> str | None:
 
 
 def outdated(results: Path = RESULTS, docs: Path = DOCS) -> list[str]:
-    """Files of figures that are missing, stand for older measurements, or for none."""
-    files = []
-    for figure in FIGURES:
-        measurements = measurements_of(figure, results)
-        expected = source_of(measurements) if measurements else None
-        paths = (docs / f"{figure.name}.{suffix}" for suffix in FORMATS)
-        files += [path.name for path in paths if drawn_from(path) != expected or (path.exists() and not expected)]
-    return files
+    """Return the files of the figure that are missing, or stand for other measurements."""
+    path = measurements(results)
+    files = (docs / f"{NAME}.{suffix}" for suffix in FORMATS)
+    return [file.name for file in files if path is None or drawn_from(file) != source_of(path)]
 
 
 def main() -> None:
-    """Bring the figures up to date, or say that they are not."""
+    """Bring the figure up to date, or say that it is not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing, fail if a figure is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if the figure is out of date")
     if parser.parse_args().check:
         if files := outdated():
             sys.exit(f"out of date: {', '.join(files)}: run python -m benchmarks.plots")
         return
-    for figure in FIGURES:
-        if measurements := measurements_of(figure):
-            write(figure, measurements)
+    if path := measurements():
+        write(path)
 
 
 if __name__ == "__main__":
