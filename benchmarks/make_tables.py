@@ -132,7 +132,7 @@ def _speed(rows: list[Row]) -> str:
             ]
             figures = [(f"{setting}", "ms", setting.aims)]
             if setting.task == "training":
-                figures.append((f"peak memory of {setting} (MiB)", "peak_mib", {TIMM: MEMORY[device]}))
+                figures.append(("its peak memory, MiB", "peak_mib", {TIMM: MEMORY[device]}))
             for title, column, aims in figures if found else ():
                 best: dict[str, float] = {}
                 for row in found:  # of each the better layout; it need not be the same
