@@ -266,12 +266,14 @@ def which() -> str:
 
 def matrix() -> str:
     """Return the table of what every model can be exported to: a row per form, a column per generation."""
-    found_rows = {path: [row for row in read(path) if not row["metric"]] for path in newest("exports").values()}
-    measured = [path for path, rows in found_rows.items() if rows]
-    if not measured:
+    times = newest("latency")
+    for device, path in reversed(newest("exports").items()):  # the outputs are the same on every processor
+        rows = [row for row in read(path) if not row["metric"]]
+        if rows:
+            rows += [row for row in read(times[device]) if row["source"] == OURS] if device in times else []
+            break
+    else:
         return "Not measured: `python -m benchmarks.exports --network '*' --rounds 0`."
-    path = measured[-1]  # the outputs are the same on every processor
-    rows = found_rows[path]
     kinds = sorted({name.partition("_")[0] for name in VARIANTS})
     found = {(row["format"], row["form"], row["model"]): row["result"] for row in rows}
     lines, reasons = [], []
@@ -289,9 +291,8 @@ def matrix() -> str:
                 reasons += failed
                 good = {text for text in results.values() if text in ("yes", "not verified")}
                 written = len(results) - len(failed)
-                cells.append(
-                    f"{written} of {len(results)}{', not verified' * ('not verified' in good)} {numbers}".strip()
-                )
+                cell = f"{written} of {len(results)}{', not verified' * ('not verified' in good)} {numbers}".strip()
+                cells.append(cell if results else "not tried")
             if any(found.get((to, form, name)) for name in VARIANTS):
                 lines.append((f"{_TITLES[to]}, {form}", *cells))
     notes = [f"({number}) {reason}" for number, reason in enumerate(reasons, 1)]
