@@ -90,7 +90,7 @@ def test_the_average_is_read(trained):
     taken, left = checkpoint.entries
     assert (taken.name, taken.averaged, taken.updates, taken.batches) == ("state_dict", True, 4, None)
     assert (left.name, left.averaged, left.updates, left.batches) == ("ema_state_dict", False, None, 4)
-    assert checkpoint.facts == {"epoch": 2, "step": 4}
+    assert checkpoint.metadata == {"epoch": 2, "step": 4}
 
 
 def test_as_pretrained_weights(trained, caplog):
