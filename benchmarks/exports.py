@@ -205,13 +205,18 @@ def open_call(variant: str, source: str, form: str, file: Path | None, size: tup
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     if file is not None:
         return partial(_first, open_file(file, threads=threads), images.numpy())
-    if source == OURS and form != "plain":
-        images = images.contiguous(memory_format=torch.channels_last)
     network = build_source(variant, source)
     if source == OURS and form != "plain":
-        half = torch.bfloat16 if form.endswith("bf16") else None
-        network = timm_mobilevit.optimize_for_inference(network, dtype=half)
+        network = _in_form(network, form)
+        images = images.contiguous(memory_format=torch.channels_last)
     return inference(compile_network(network) if form == "compiled" else network, images)
+
+
+def _in_form(network: nn.Module, form: str) -> nn.Module:
+    """Return one of our networks in a form of PyTorch, not compiled yet."""
+    if form == "plain":
+        return network
+    return timm_mobilevit.optimize_for_inference(network, dtype=torch.bfloat16 if form.endswith("bf16") else None)
 
 
 def _first(run: Callable[[Any], list[Any]], image: Any) -> Any:
@@ -227,9 +232,8 @@ def wanted(subject: Subject, formats: Sequence[str], forms: Sequence[str]) -> It
         for to in formats:
             for form in forms:
                 if to == TORCH:
-                    there = form in TORCH_FORMS and (
-                        bool(subject.variant) or form != "compiled"
-                    )  # compiled: for its time
+                    # Compiled networks are timed only, and trained ones are not.
+                    there = form in TORCH_FORMS and (form != "compiled" or bool(subject.variant))
                 else:
                     there = form in FORMS and FORMS[form].keys() <= FORMATS[to].takes.keys()
                 if there and (source == OURS or (source == TIMM and (to, form) in _TIMM)):
@@ -259,7 +263,7 @@ def measure(
         try:
             if to == TORCH:
                 if subject.in_torch is not None:
-                    found[key] = f"{subject.in_torch(_in_torch(subject, form)):.2f}"
+                    found[key] = f"{subject.in_torch(_in_form(subject.model(), form)):.2f}"
                 results[key] = "yes"
                 continue
             path = folder / source / form / f"model{FORMATS[to].ending}"
@@ -291,13 +295,6 @@ def measure(
         }
         for key, result in results.items()
     ]
-
-
-def _in_torch(subject: Subject, form: str) -> nn.Module:
-    network = subject.model()
-    if form == "plain":
-        return network
-    return timm_mobilevit.optimize_for_inference(network, dtype=torch.bfloat16 if form.endswith("bf16") else None)
 
 
 def _time(
