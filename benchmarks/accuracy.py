@@ -18,7 +18,7 @@ import typer
 import yaml
 from huggingface_hub import constants
 
-from timm_mobilevit.cli._options import Dtype, Precision
+from timm_mobilevit.cli._options import Dtype, for_optimizing
 from timm_mobilevit.configs import FOLDER
 from timm_mobilevit.evaluate import evaluate
 from timm_mobilevit.weights.fetch import CHECKPOINT
@@ -68,7 +68,7 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    dtype: Dtype = Precision.float32,
+    dtype: Dtype = "float32",
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the CSV file.")] = RESULTS,
 ) -> None:
     """Measure the published weights on ImageNet beside their published top-1; exit with 1 if any cannot be loaded."""
@@ -85,7 +85,7 @@ def main(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     constants.HF_HUB_OFFLINE = not download
-    path = out / file_name(f"accuracy-{'fp32' if dtype is Precision.float32 else 'bf16'}", device)
+    path = out / file_name(f"accuracy-{'fp32' if dtype == 'float32' else 'bf16'}", device)
     rows, absent = [], []
     with progress(len(names)) as begin:
         for name in names:
@@ -104,7 +104,7 @@ def main(
                     batch_size=batch_size,
                     workers=workers,
                     device=device,
-                    dtype=dtype.for_optimizing(),
+                    dtype=for_optimizing(dtype),
                 )
             except (OSError, ValueError) as error:  # of the images: it would be the same for every model
                 raise typer.BadParameter(str(error)) from error

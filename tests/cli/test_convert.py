@@ -15,8 +15,9 @@ from timm.utils import CheckpointSaver
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from timm_mobilevit.cli import _export, app
-from timm_mobilevit.cli.convert import ChannelOrder, Format
+from timm_mobilevit.cli import app
+from timm_mobilevit.cli.convert import ChannelOrder
+from timm_mobilevit.cli.convert import Source as Choice
 from timm_mobilevit.convert import export_state_dict
 from timm_mobilevit.convert.layouts import ChannelOrder as KnownOrder
 from timm_mobilevit.convert.layouts import Source
@@ -93,21 +94,21 @@ def test_a_tag_brings_its_channel_order_licence_and_origin(tmp_path):
     assert torch.equal(stem, model.stem.conv.weight)  # this file is RGB, unlike the other v1 files
 
 
-@pytest.mark.parametrize("order", list(ChannelOrder))
+@pytest.mark.parametrize("order", get_args(ChannelOrder))
 def test_channel_order_overrides_the_known_one(model, tmp_path, order):
     torch.save(model.state_dict(), tmp_path / "own.pth")
     convert(
         *(tmp_path / "own.pth", "--arch", ARCH, "--out", tmp_path / "out"),
-        *("--source", "timm", "--channel-order", order.value),
+        *("--source", "timm", "--channel-order", order),
     )
     stem = load_file(tmp_path / "out" / "model.safetensors")["stem.conv.weight"]
     expected = model.stem.conv.weight
-    assert torch.equal(stem, expected.flip(1) if order is ChannelOrder.bgr else expected)
+    assert torch.equal(stem, expected.flip(1) if order == "bgr" else expected)
 
 
 def test_choices_are_those_of_the_library():
-    assert [item.value for item in Format] == ["auto", *get_args(Source)]
-    assert [item.value for item in ChannelOrder] == list(get_args(KnownOrder))
+    assert get_args(Choice) == ("auto", *get_args(Source))
+    assert get_args(ChannelOrder) == get_args(KnownOrder)
 
 
 def test_training_checkpoint_with_labels_and_image_size(tmp_path):
@@ -196,7 +197,7 @@ def test_a_failed_write_leaves_nothing_behind(cvnets_file, tmp_path, monkeypatch
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(_export, "save_for_hf", fail)
+    monkeypatch.setattr("timm.models.save_for_hf", fail)
     result = run(cvnets_file, "--arch", ARCH, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert result.stderr == "error: no space left on device\n"

@@ -268,7 +268,7 @@ def test_of_two_that_convert_into_one_folder_one_wins_whole(files, tmp_path):
     """With --force every second time."""
     rounds = 12
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["timm_mobilevit.mobilevit_zoo", "timm_mobilevit.cli._export"])
+    context.set_forkserver_preload(["timm_mobilevit.mobilevit_zoo", "timm_mobilevit.cli._labels"])
     barrier, results = context.Barrier(2), context.Queue()
     processes = [
         context.Process(target=convert_many, args=(barrier, files / f"{classes}.pth", tmp_path, rounds, results))
@@ -293,16 +293,17 @@ def test_of_two_that_convert_into_one_folder_one_wins_whole(files, tmp_path):
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so would its child
+import timm.models
 import timm_mobilevit.mobilevit_zoo
-from timm_mobilevit.cli import _export, main
-save = _export.save_for_hf
+from timm_mobilevit.cli import main
+save = timm.models.save_for_hf
 
 def slow(model, folder, **options):
     save(model, folder, **options)
     print("writing", flush=True)
     time.sleep(60)
 
-_export.save_for_hf = slow
+timm.models.save_for_hf = slow
 main()
 """
 

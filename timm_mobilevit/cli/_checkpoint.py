@@ -158,7 +158,13 @@ def _classes(state_dict: dict[str, Tensor]) -> int:
     return len(state_dict.get("head.fc.weight", ()))
 
 
-def load_model(name: str, checkpoint: Path | None, pretrained: bool, entry: str | None = None) -> nn.Module:
+def load_model(
+    name: str,
+    checkpoint: Path | None,
+    pretrained: bool,
+    entry: str | None = None,
+    channel_order: ChannelOrder | None = None,
+) -> nn.Module:
     """Build the model that a command is about.
 
     Args:
@@ -167,6 +173,7 @@ def load_model(name: str, checkpoint: Path | None, pretrained: bool, entry: str 
         pretrained: Whether to load the published weights where there is no checkpoint; otherwise the weights are
             random, the same each time.
         entry: The entry of a checkpoint file that holds the weights; None for the one that its trainer evaluates.
+        channel_order: Order of the input channels of a checkpoint file; None for the known one.
 
     Raises:
         FileNotFoundError: If the weights are neither there nor can be downloaded.
@@ -187,7 +194,7 @@ def load_model(name: str, checkpoint: Path | None, pretrained: bool, entry: str 
         return model_from_directory(checkpoint)
     arch, tag = split_name(name)
     if checkpoint:
-        return model_from_file(checkpoint, arch, tag=tag, entry=entry)
+        return model_from_file(checkpoint, arch, tag=tag, channel_order=channel_order, entry=entry)
     if not pretrained:
         with fixed_seed():
             return timm.create_model(name)  # type: ignore[no-any-return]

@@ -1,51 +1,17 @@
 """Loading and classifying images."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from PIL import Image
 from timm.data import create_transform, resolve_input_data_config
 from torch import Tensor, nn
 
 from .._images import UnreadableImageError, image_mode, read_image
 from ..inference.optimize import optimize_for_inference
 
-T = TypeVar("T")
-
 NOT_FINITE = "the model's outputs are not finite: its weights, or the mean and std that it goes with, are no good"
-
-
-@dataclass(frozen=True)
-class Guess:
-    """One of the classes that a model finds most likely.
-
-    Attributes:
-        index: Number of the class.
-        label: Name of the class.
-        probability: Softmax of the logits, in [0, 1].
-    """
-
-    index: int
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Result for one image.
-
-    Attributes:
-        image: Path of the image.
-        top: The most likely classes, best first; empty if there is an error.
-        error: Why the image could not be read, or that the outputs are not finite; None if all went well.
-    """
-
-    image: str
-    top: Sequence[Guess] = ()
-    error: str | None = None
 
 
 def classify(
@@ -58,7 +24,7 @@ def classify(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     data_args: dict[str, Any] | None = None,
-) -> Iterator[Prediction]:
+) -> Iterator[dict[str, Any]]:
     """Classify images with the preprocessing that belongs to the model.
 
     Args:
@@ -72,8 +38,8 @@ def classify(
         data_args: What to change in the preprocessing, as ``timm.data.resolve_input_data_config`` takes it.
 
     Yields:
-        One prediction per image, in order. An image that cannot be read, or whose outputs are not finite,
-        does not stop the others.
+        One dictionary per image, in order: ``image``, and ``top``, the most likely classes, each with its ``index``,
+        ``label`` and ``probability``; or ``error``, if the image cannot be read or its outputs are not finite.
 
     Raises:
         ValueError: If the device cannot be used, or the model has another number of input channels.
@@ -85,18 +51,18 @@ def classify(
     if dtype is not None:
         model = optimize_for_inference(model, dtype=dtype)
     for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        loaded = [load_image(path, mode, transform) for path in batch]
-        tensors = [item for item in loaded if isinstance(item, Tensor)]
-        guesses: Iterator[tuple[Guess, ...]] = (
-            iter(_top(model, torch.stack(tensors).to(device), names, topk)) if tensors else iter(())
-        )
-        for path, item in zip(batch, loaded, strict=True):
-            if isinstance(item, Tensor):
-                top = next(guesses)
-                yield Prediction(str(path), top=top, error=None if top else NOT_FINITE)
-            else:
-                yield Prediction(str(path), error=item)
+        entries: list[dict[str, Any]] = [{"image": str(path)} for path in images[start : start + batch_size]]
+        tensors: list[Tensor] = []
+        for entry in entries:
+            try:
+                tensors.append(read_image(entry["image"], mode, transform))
+            except UnreadableImageError as error:
+                entry["error"] = str(error)
+        read = [entry for entry in entries if "error" not in entry]
+        if read:
+            for entry, top in zip(read, _top(model, torch.stack(tensors).to(device), names, topk), strict=True):
+                entry |= {"top": top} if top else {"error": NOT_FINITE}
+        yield from entries
 
 
 def usable_device(device: str) -> torch.device:
@@ -111,22 +77,12 @@ def usable_device(device: str) -> torch.device:
         raise ValueError(f"device {device!r} cannot be used here: {error}") from error
 
 
-def load_image(path: Path, mode: str, transform: Callable[[Image.Image], T]) -> T | str:
-    """Return the transformed image, or the reason why it cannot be read."""
-    try:
-        return read_image(path, mode, transform)
-    except UnreadableImageError as error:
-        return str(error)
-
-
 @torch.inference_mode()
-def _top(model: nn.Module, x: Tensor, names: Sequence[str], topk: int) -> list[tuple[Guess, ...]]:
+def _top(model: nn.Module, x: Tensor, names: Sequence[str], topk: int) -> list[list[dict[str, Any]]]:
     """Return the most likely classes of each image of a batch [B, C, H, W]; none where an output is not finite."""
     logits = model(x).float()
-    probabilities, indices = logits.softmax(-1).topk(min(topk, len(names)))
+    found = zip(*(values.tolist() for values in logits.softmax(-1).topk(min(topk, len(names)))), strict=True)
     return [
-        tuple(Guess(i, names[i], p) for i, p in zip(row_indices, row, strict=True)) if finite else ()
-        for row_indices, row, finite in zip(
-            indices.tolist(), probabilities.tolist(), logits.isfinite().all(-1).tolist(), strict=True
-        )
+        [{"index": i, "label": names[i], "probability": p} for p, i in zip(*row, strict=True)] if finite else []
+        for row, finite in zip(found, logits.isfinite().all(-1), strict=True)
     ]

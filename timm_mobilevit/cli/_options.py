@@ -1,8 +1,7 @@
 """Options that several subcommands have."""
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,17 +17,11 @@ def model_names() -> list[str]:
     return list(VARIANTS)
 
 
-class Precision(str, Enum):
-    """Data types to compute in."""
+def for_optimizing(dtype: str) -> "torch.dtype | None":
+    """Return the ``dtype`` of ``optimize_for_inference``, None for float32."""
+    import torch
 
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-    def for_optimizing(self) -> "torch.dtype | None":
-        """Return the ``dtype`` of ``optimize_for_inference``, None for float32."""
-        import torch
-
-        return torch.bfloat16 if self is Precision.bfloat16 else None
+    return None if dtype == "float32" else getattr(torch, dtype)  # type: ignore[no-any-return]
 
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")]
@@ -53,6 +46,19 @@ Entry = Annotated[
         show_default=False,
     ),
 ]
+Prefix = Annotated[
+    str | None,
+    typer.Option(help="What stands before the model's names, if the file holds several.", show_default=False),
+]
+Config = Annotated[
+    str,
+    typer.Option(
+        help="Config of a detector or segmentor, instead of a model: a file, or a name that `timm-mobilevit config` "
+        "lists. Needs the extra seg, det or mm.",
+        show_default=False,
+    ),
+]
+Labels = Annotated[Path | None, typer.Option(help="Class names: a text file with one per line, or JSON.")]
 ImgSize = Annotated[int | None, typer.Option(min=1, help="Side of the input in pixels, if not the model's own.")]
 CropPct = Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the model's own.")]
 Split = Annotated[str, typer.Option(help="Folder of DATA to take, where it holds one per split; finds `val` too.")]
@@ -63,9 +69,10 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
 Device = Annotated[str, typer.Option(help="Where to run, as torch names devices.")]
 Dtype = Annotated[
-    Precision,
+    Literal["float32", "bfloat16"],
     typer.Option(help="bfloat16 is faster where the processor has instructions for it; see `optimize_for_inference`."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

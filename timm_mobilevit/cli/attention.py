@@ -41,10 +41,10 @@ def attention(
     from timm.data import create_transform, resolve_input_data_config
 
     from .._files import check_folder, replacing
-    from .._images import find_images, image_mode
+    from .._images import UnreadableImageError, find_images, image_mode, read_image
     from ..attention_maps import attention_maps, draw_stage
     from ._checkpoint import load_model
-    from ._images import NOT_FINITE, load_image
+    from ._images import NOT_FINITE
 
     files = find_images(images)
     stems = [file.stem for file in files]
@@ -58,17 +58,18 @@ def attention(
     mode = image_mode(config["input_size"][0])
     failed = False
     for file in files:
-        loaded = load_image(file, mode, transform)
-        if isinstance(loaded, str):
-            print_error(f"{file}: {loaded}")
+        try:
+            image = read_image(file, mode, transform)
+        except UnreadableImageError as error:
+            print_error(f"{file}: {error}")
             failed = True
             continue
-        seen = _as_image(loaded, config["mean"], config["std"])
-        maps = attention_maps(network, loaded[None])
+        maps = attention_maps(network, image[None])
         if not all(m.scores.isfinite().all() for m in maps):
             print_error(f"{file}: {NOT_FINITE}")
             failed = True
             continue
+        seen = _as_image(image, config["mean"], config["std"])
         for stage, layers in itertools.groupby(maps, key=lambda m: m.stage):
             target = out / f"{file.stem}-stage{stage}.png"
             with replacing(target) as temporary:

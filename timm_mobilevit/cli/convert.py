@@ -1,13 +1,13 @@
 """``timm-mobilevit convert``."""
 
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ..export.formats import is_exported
-from ._options import Entry, model_names
+from ._options import Config, CropPct, Entry, Force, ImgSize, Labels, Prefix, model_names
 
 EXAMPLES = (
     "timm-mobilevit convert checkpoint_ema_best.pt --arch mobilevitv3_s --tag micron_in1k --out mobilevitv3_s",
@@ -21,22 +21,9 @@ EXAMPLES = (
 # Endings of checkpoints: a folder of such a name would be taken for a file.
 _FILE_ENDINGS = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors")
 
-
-class Format(str, Enum):
-    """Layouts that ``convert_state_dict`` takes; listed here because that module is slow to import."""
-
-    auto = "auto"
-    cvnets = "cvnets"
-    transformers = "transformers"
-    mmpretrain = "mmpretrain"
-    timm = "timm"
-
-
-class ChannelOrder(str, Enum):
-    """Orders of the input channels of a file."""
-
-    rgb = "rgb"
-    bgr = "bgr"
+# As in convert.layouts, which is slow to import.
+Source = Literal["auto", "cvnets", "transformers", "mmpretrain", "timm"]
+ChannelOrder = Literal["rgb", "bgr"]
 
 
 def convert(
@@ -53,19 +40,11 @@ def convert(
             autocompletion=model_names,
         ),
     ] = "",
-    config: Annotated[
-        str,
-        typer.Option(
-            help="Config of a detector or segmentor: converts an official detection or segmentation checkpoint, or one "
-            "of a training, for MMDetection's or MMSegmentation's tools. A file, or a name that "
-            "`timm-mobilevit config` lists. Needs the extra seg, det or mm.",
-            show_default=False,
-        ),
-    ] = "",
+    config: Config = "",
     source: Annotated[
-        Format,
+        Source,
         typer.Option(help="Format of the checkpoint: cvnets is also CoreNet's and MobileViTv3's; auto finds out."),
-    ] = Format.auto,
+    ] = "auto",
     channel_order: Annotated[
         ChannelOrder | None,
         typer.Option(
@@ -74,10 +53,7 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    prefix: Annotated[
-        str | None,
-        typer.Option(help="What stands before the model's names, if the file holds several.", show_default=False),
-    ] = None,
+    prefix: Prefix = None,
     entry: Entry = None,
     tag: Annotated[
         str,
@@ -87,27 +63,21 @@ def convert(
             show_default=False,
         ),
     ] = "",
-    img_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the input in pixels, if not the published one.")
-    ] = None,
-    crop_pct: Annotated[
-        float | None, typer.Option(min=0.01, max=1.0, help="Centre crop, if not the published one.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Class names: a text file with one per line, or JSON; go into config.json.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write into a directory that is not empty, over those two files.")
-    ] = False,
+    img_size: ImgSize = None,
+    crop_pct: CropPct = None,
+    labels: Labels = None,
+    force: Force = False,
 ) -> None:
     """Convert a checkpoint to safetensors and a config.json, or for MMDetection and MMSegmentation.
 
     The directory written is what timm.create_model("local-dir:DIR", pretrained=True) loads and what
-    timm.models.push_to_hf_hub uploads.
+    timm.models.push_to_hf_hub uploads; other files in it stay. Class names, size and crop go into config.json.
+
+    With --config, an official detection or segmentation checkpoint, or one of a training, becomes one for the tools of
+    MMDetection and MMSegmentation.
     """
     from ._targets import reserve_file, reserve_folder
 
-    order: Any = channel_order.value if channel_order else None
     if arch and config:
         raise typer.BadParameter("--arch is for a classifier or backbone, --config for a detector or segmentor")
     if tag and not arch:
@@ -116,25 +86,63 @@ def convert(
         if out.suffix != ".pth":
             raise ValueError(f"with --config, --out is the .pth file to write, got {out}")
         reserve_file(context, out, force=force)
-        from ._mm import write_mm_checkpoint
-
-        write_mm_checkpoint(src, config, out, channel_order=order, entry=entry)
+        _convert_dense(src, config, out, channel_order, entry)
         typer.echo(f"Wrote {out}: a checkpoint for tools/test.py {config}")
         return
     if is_exported(out) or out.suffix in _FILE_ENDINGS:
         raise ValueError(f"--out is the folder to write, but {out.name} is the name of a file")
     reserve_folder(context, out, ("config.json", "model.safetensors"), force=force)
     from ._checkpoint import model_from_file
-    from ._export import write_directory
     from ._registry import split_name
 
     if arch:
         arch, tag = split_name(f"{arch}.{tag}" if tag else arch)
-    layout: Any = source.value
-    model: Any = model_from_file(src, arch, tag=tag, source=layout, channel_order=order, prefix=prefix, entry=entry)
-    arch = model.pretrained_cfg["architecture"]
-    write_directory(model, out, published=bool(tag), labels=labels, img_size=img_size, crop_pct=crop_pct)
+    options: Any = {"source": source, "channel_order": channel_order, "prefix": prefix, "entry": entry}
+    model: Any = model_from_file(src, arch, tag=tag, **options)
+    _write_directory(model, out, bool(tag), labels, {"img_size": img_size, "crop_pct": crop_pct})
     parameters = sum(p.numel() for p in model.parameters())
     classes = f"{model.num_classes} classes" if model.num_classes else "no classifier"
-    typer.echo(f"Wrote {out}: {arch}, {parameters:,} parameters, {classes}.")
+    typer.echo(f"Wrote {out}: {model.pretrained_cfg['architecture']}, {parameters:,} parameters, {classes}.")
     typer.echo(f'Load it with timm.create_model("local-dir:{out}", pretrained=True).')
+
+
+def _convert_dense(src: Path, config: str, out: Path, channel_order: ChannelOrder | None, entry: str | None) -> None:
+    """Write a checkpoint that the tools of MMDetection and MMSegmentation load."""
+    import torch
+
+    from .._files import replacing
+    from ..configs import find_config
+    from ._checkpoint import load_dense
+
+    find_config(config)  # a wrong name is reported before a missing extra
+    from ..mm.convert import dataset_meta
+    from ..mm.loading import load_model
+
+    model, cfg = load_dense(partial(load_model, channel_order=channel_order), config, src, entry)
+    # What mmdet's and mmseg's inferencers label and colour their results by.
+    content = {"state_dict": model.state_dict(), "meta": {"dataset_meta": dataset_meta(cfg)}}
+    with replacing(out) as temporary:
+        torch.save(content, temporary)
+
+
+def _write_directory(model: Any, out: Path, published: bool, labels: Path | None, data_config: dict[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``config.json``; only published weights keep the tag and licence of their row."""
+    from timm.models import save_for_hf
+
+    from .._files import filling
+    from ._labels import class_names
+
+    cfg = model.pretrained_cfg
+    if published and model.num_classes not in (0, cfg["num_classes"]):
+        raise ValueError(
+            f"{cfg['architecture']}.{cfg['tag']} has {cfg['num_classes']} classes, but this checkpoint has "
+            f"{model.num_classes}; leave out the tag for weights of your own"
+        )
+    if not published:
+        for key in ("tag", "license", "origin_url"):
+            cfg.pop(key, None)
+    model_config = {"label_names": class_names(model, labels)} if labels else {}
+    with filling(out) as stage:
+        save_for_hf(model, stage, model_config=model_config, safe_serialization=True, data_config=data_config)
+        # safetensors writes a file for the owner's eyes only; give it the permissions that any new file gets.
+        (stage / "model.safetensors").chmod((stage / "config.json").stat().st_mode)

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..export.formats import is_exported
 from ._options import (
     BatchSize,
     Checkpoint,
@@ -21,31 +20,21 @@ from ._options import (
     Json,
     Limit,
     Model,
-    Precision,
     Split,
     Workers,
     check_model_is_named,
+    for_optimizing,
 )
 from ._targets import reserve_folder
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from ..evaluate import Accuracy
+    from ..convert.layouts import ChannelOrder
 
 EXAMPLES = (
     "timm-mobilevit evaluate imagenet --model mobilevitv2_1_0 --device cuda --dtype bfloat16 --out results",
     "timm-mobilevit evaluate digits-images --checkpoint digits",
     "timm-mobilevit evaluate imagenet --model mobilevitv3_s --checkpoint unknown.pt --channel-order both --limit 5000",
 )
-
-
-class ChannelOrders(str, Enum):
-    """Orders of the channels to evaluate."""
-
-    rgb = "rgb"
-    bgr = "bgr"
-    both = "both"
 
 
 def evaluate(
@@ -56,7 +45,7 @@ def evaluate(
     entry: Entry = None,
     split: Split = "validation",
     channel_order: Annotated[
-        ChannelOrders | None,
+        Literal["rgb", "bgr", "both"] | None,
         typer.Option(
             help="Order in which the weights get the channels of the images. If it is given, a checkpoint file is "
             "taken as it is, without the reversal that is known for its format. `both` names the better one.",
@@ -69,7 +58,7 @@ def evaluate(
     batch_size: BatchSize = 64,
     workers: Workers = 2,
     device: Device = "cpu",
-    dtype: Dtype = Precision.float32,
+    dtype: Dtype = "float32",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write evaluate.json and evaluate.csv to.", show_default=False)
     ] = None,
@@ -83,12 +72,11 @@ def evaluate(
 
     from ..evaluate import better_order, write_results
     from ..evaluate import evaluate as measure
+    from ._checkpoint import load_model
     from ._images import usable_device
 
-    network = _load_model(model, checkpoint, entry, as_it_is=channel_order is not None)
-    orders: Any = (
-        ["rgb", "bgr"] if channel_order is ChannelOrders.both else [(channel_order or ChannelOrders.rgb).value]
-    )
+    network = load_model(model, checkpoint, True, entry, "rgb" if channel_order else None)  # "rgb" reverses nothing
+    orders: list[ChannelOrder] = ["rgb", "bgr"] if channel_order == "both" else [channel_order or "rgb"]
     with progress_bar("Evaluating") as on_batch:
         accuracies = measure(
             network,
@@ -101,7 +89,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             device=usable_device(device),
-            dtype=dtype.for_optimizing(),
+            dtype=for_optimizing(dtype),
             on_batch=on_batch,
         )
     document = {
@@ -109,42 +97,30 @@ def evaluate(
         "checkpoint": str(checkpoint) if checkpoint else None,
         "data": str(data),
         "preprocessing": resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct}),
-        "dtype": dtype.value,
-        **versions(device),
-        "results": [describe(accuracy) for accuracy in accuracies],
+        "dtype": dtype,
+        **_versions(device),
+        "results": [{**asdict(one), "top1_standard_error": one.standard_error} for one in accuracies],
     }
-    if channel_order is ChannelOrders.both:
+    if channel_order == "both":
         document["better"] = better_order(accuracies)
     try:  # print first, in case the disk is full; write the files even if stdout is a closed pipe
         if as_json:
             typer.echo(json.dumps(document, indent=2, allow_nan=False))
         else:
-            _show(accuracies)
-            if channel_order is ChannelOrders.both:
-                file = checkpoint if checkpoint and not checkpoint.is_dir() else None
-                typer.echo(_verdict(document["better"], file))
+            for one in accuracies:
+                typer.echo(
+                    f"{one.channel_order}: top-1 {one.top1:.2f} % (± {one.standard_error:.2f}), "
+                    f"top-5 {one.top5:.2f} %, {one.images:,} images"
+                )
+            if channel_order == "both":
+                typer.echo(_verdict(document["better"], checkpoint))
     finally:
         if out:
             rows = [{"model": document["model"], "data": str(data), **row} for row in document["results"]]
             write_results(out, "evaluate", document, rows)
 
 
-def _show(accuracies: "list[Accuracy]") -> None:
-    for accuracy in accuracies:
-        typer.echo(
-            f"{accuracy.channel_order}: top-1 {accuracy.top1:.2f} % (± {accuracy.standard_error:.2f}), "
-            f"top-5 {accuracy.top5:.2f} %, {accuracy.images:,} images"
-        )
-
-
-def describe(accuracy: "Accuracy") -> dict[str, Any]:
-    """Return an accuracy as it is stored, in percent, with its standard error."""
-    from dataclasses import asdict
-
-    return {**asdict(accuracy), "top1_standard_error": accuracy.standard_error}
-
-
-def versions(device: str) -> dict[str, str]:
+def _versions(device: str) -> dict[str, str]:
     """Return the device and the versions of a measurement."""
     import timm
     import torch
@@ -168,19 +144,9 @@ def progress_bar(text: str, *, hidden: bool = False) -> Iterator[Callable[[int, 
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _load_model(name: str, checkpoint: Path | None, entry: str | None, *, as_it_is: bool) -> "nn.Module":
-    from ._checkpoint import load_model, model_from_file
-    from ._registry import split_name
-
-    if checkpoint and as_it_is and not checkpoint.is_dir() and not is_exported(checkpoint):
-        arch, tag = split_name(name)
-        return model_from_file(checkpoint, arch, tag=tag, channel_order="rgb", entry=entry)  # "rgb" reverses nothing
-    return load_model(name, checkpoint, True, entry)
-
-
-def _verdict(better: str | None, file: Path | None) -> str:
+def _verdict(better: str | None, checkpoint: Path | None) -> str:
     if better is None:
         return "better: undecided, the difference is within twice its standard error; use more images"
-    if file is None:
+    if checkpoint is None or checkpoint.is_dir():
         return f"better: {better}"
-    return f"better: {better}; convert {file} with --channel-order {better}"
+    return f"better: {better}; convert {checkpoint} with --channel-order {better}"

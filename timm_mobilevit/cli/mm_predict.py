@@ -12,12 +12,13 @@ from pycocotools import mask as rle  # type: ignore[import-untyped]
 from torch.utils._pytree import tree_leaves
 
 from .._files import check_folder, replacing
+from .._images import UnreadableImageError, read_image
 from ..mm._evaluated_data import evaluated_steps
 from ..mm._type_names import type_name
 from ..mm.convert import dataset_meta
 from ..mm.loading import load_model
 from ._checkpoint import load_dense
-from ._images import NOT_FINITE, load_image, usable_device
+from ._images import NOT_FINITE, usable_device
 
 
 def predict_dense(
@@ -67,9 +68,10 @@ def predict_dense(
         )
     visualizer = None
     for path, name in zip(images, names, strict=True):
-        pixels = load_image(path, "RGB", np.array)
-        if isinstance(pixels, str):
-            yield {"image": str(path), "error": pixels}
+        try:
+            pixels = read_image(path, "RGB", np.array)
+        except UnreadableImageError as error:
+            yield {"image": str(path), "error": str(error)}
             continue
         packed = prepare(path, pixels)
         with torch.inference_mode():

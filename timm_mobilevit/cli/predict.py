@@ -2,11 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, Any
 
 import typer
 
@@ -15,23 +14,21 @@ from ._errors import print_error
 from ._options import (
     BatchSize,
     Checkpoint,
+    Config,
     CropPct,
     Device,
     Dtype,
     Entry,
+    Force,
     Images,
     ImgSize,
     Json,
+    Labels,
     Model,
-    Precision,
     check_model_is_named,
+    for_optimizing,
 )
 from ._targets import reserve_folder
-
-if TYPE_CHECKING:
-    from ._images import Prediction
-
-T = TypeVar("T")
 
 EXAMPLES = (
     "timm-mobilevit predict cat.jpg --model mobilevitv2_1_0",
@@ -60,27 +57,14 @@ def predict(
         ),
     ] = True,
     topk: Annotated[int, typer.Option(min=1, help="How many classes to tell.")] = 5,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Class names: a text file with one per line, or JSON. Otherwise those that the checkpoint "
-            "directory records, or ImageNet's."
-        ),
-    ] = None,
+    labels: Labels = None,
     img_size: ImgSize = None,
     crop_pct: CropPct = None,
     batch_size: BatchSize = 16,
     device: Device = "cpu",
-    dtype: Dtype = Precision.float32,
+    dtype: Dtype = "float32",
     as_json: Json = False,
-    config: Annotated[
-        str,
-        typer.Option(
-            help="Config of a detector or segmentor, instead of --model: draws boxes or masks. A file, or a name that "
-            "`timm-mobilevit config` lists. Needs the extra seg, det or mm, --checkpoint and --out.",
-            show_default=False,
-        ),
-    ] = "",
+    config: Config = "",
     out: Annotated[
         Path | None,
         typer.Option(help="With --config: folder to write pictures and predictions.json to.", show_default=False),
@@ -88,9 +72,12 @@ def predict(
     min_score: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="With --config: smallest score of a detection.")
     ] = 0.3,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    force: Force = False,
 ) -> None:
     """Classify images with the preprocessing that belongs to the weights; with --config, detect or segment.
+
+    Classes are named by --labels, or else by the checkpoint directory, or ImageNet's. With --config, --checkpoint and
+    --out are needed too; boxes or masks are drawn.
 
     Images that cannot be read are reported and left out; the exit code is then 1.
     """
@@ -102,76 +89,53 @@ def predict(
         if not checkpoint or not out:
             raise typer.BadParameter("--config needs weights in --checkpoint and a folder to write to in --out")
         reserve_folder(context, out, ["predictions.json"], force=force)
-        _predict_dense(images, config, checkpoint, entry, out, min_score, device, as_json)
-        return
-    if out or force:
-        raise typer.BadParameter("--out and --force go with --config")
-    check_model_is_named(model, checkpoint)
-    if checkpoint and not pretrained:
-        raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
-    from .._images import find_images
-    from ._checkpoint import load_model
-    from ._images import classify
-    from ._labels import class_names
+        from .._images import find_images
+        from .mm_predict import predict_dense, text_lines
 
-    files = find_images(images)
-    network = load_model(model, checkpoint, pretrained, entry)
-    if not network.num_classes:
-        raise ValueError(f"{checkpoint or model} has no classifier, so it cannot name what is in an image")
-    predictions = classify(
-        network,
-        files,
-        class_names(network, labels),
-        topk=topk,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype.for_optimizing(),
-        data_args={"img_size": img_size, "crop_pct": crop_pct},
-    )
-    results = _with_progress_bar(predictions, len(files))
-    _show(results, model or str(checkpoint), as_json)
-    if any(result.error for result in results):
-        raise typer.Exit(1)
+        files = find_images(images)
+        with redirect_stdout(sys.stderr):  # mmseg and mmengine print
+            dense = predict_dense(
+                images, files, config, checkpoint, out, entry=entry, min_score=min_score, device=device
+            )
+            entries = _with_progress_bar("Predicting", dense, len(files))
+        text = _as_json(entries, config=config, checkpoint=str(checkpoint))
+        try:  # print first, in case the disk is full
+            _show(entries, text_lines, text if as_json else "")
+        finally:
+            with replacing(out / "predictions.json") as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+    else:
+        if out or force:
+            raise typer.BadParameter("--out and --force go with --config")
+        check_model_is_named(model, checkpoint)
+        if checkpoint and not pretrained:
+            raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
+        from .._images import find_images
+        from ._checkpoint import load_model
+        from ._images import classify
+        from ._labels import class_names
 
-
-def _predict_dense(
-    images: list[Path],
-    config: str,
-    checkpoint: Path,
-    entry: str | None,
-    out: Path,
-    min_score: float,
-    device: str,
-    as_json: bool,
-) -> None:
-    from .._images import find_images
-    from .mm_predict import predict_dense, text_lines
-
-    files = find_images(images)
-    with redirect_stdout(sys.stderr):  # mmseg and mmengine print
-        predictions = predict_dense(
-            images, files, config, checkpoint, out, entry=entry, min_score=min_score, device=device
+        files = find_images(images)
+        network = load_model(model, checkpoint, pretrained, entry)
+        if not network.num_classes:
+            raise ValueError(f"{checkpoint or model} has no classifier, so it cannot name what is in an image")
+        predictions = classify(
+            network,
+            files,
+            class_names(network, labels),
+            topk=topk,
+            batch_size=batch_size,
+            device=device,
+            dtype=for_optimizing(dtype),
+            data_args={"img_size": img_size, "crop_pct": crop_pct},
         )
-        entries = _with_progress_bar(predictions, len(files), "Predicting")
-    text = json.dumps(
-        {"config": config, "checkpoint": str(checkpoint), "predictions": entries}, indent=2, allow_nan=False
-    )
-    try:  # print first, in case the disk is full
-        if as_json:
-            typer.echo(text)
-        for found in entries:
-            if "error" in found and not as_json:
-                print_error(f"{found['image']}: {found['error']}")
-            elif not as_json:
-                typer.echo("\n".join(text_lines(found)))
-    finally:
-        with replacing(out / "predictions.json") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    if any("error" in found for found in entries):
+        entries = _with_progress_bar("Classifying", predictions, len(files))
+        _show(entries, _classes, _as_json(entries, model=model or str(checkpoint)) if as_json else "")
+    if any("error" in entry for entry in entries):
         raise typer.Exit(1)
 
 
-def _with_progress_bar(predictions: Iterator[T], total: int, doing: str = "Classifying") -> list[T]:
+def _with_progress_bar(doing: str, predictions: Iterable[dict[str, Any]], total: int) -> list[dict[str, Any]]:
     """Collect all predictions, with a progress bar if there is more than one image."""
     from .evaluate import progress_bar
 
@@ -183,18 +147,23 @@ def _with_progress_bar(predictions: Iterator[T], total: int, doing: str = "Class
     return collected
 
 
-def _show(results: "list[Prediction]", model: str, as_json: bool) -> None:
-    if as_json:
-        entries = [
-            {"image": r.image, "error": r.error} if r.error else {"image": r.image, "top": [asdict(g) for g in r.top]}
-            for r in results
-        ]
-        typer.echo(json.dumps({"model": model, "predictions": entries}, indent=2, allow_nan=False))
+def _as_json(entries: list[dict[str, Any]], **about: str) -> str:
+    return json.dumps({**about, "predictions": entries}, indent=2, allow_nan=False)
+
+
+def _show(entries: list[dict[str, Any]], lines: Callable[[dict[str, Any]], Iterator[str]], document: str) -> None:
+    """Print a document, or, if it is empty, the lines of each entry."""
+    if document:
+        typer.echo(document)
         return
-    for result in results:
-        if result.error:
-            print_error(f"{result.image}: {result.error}")
-            continue
-        typer.echo(result.image)
-        for guess in result.top:
-            typer.echo(f"  {100 * guess.probability:6.2f} %  {guess.label}")
+    for entry in entries:
+        if "error" in entry:
+            print_error(f"{entry['image']}: {entry['error']}")
+        else:
+            typer.echo("\n".join(lines(entry)))
+
+
+def _classes(entry: dict[str, Any]) -> Iterator[str]:
+    yield entry["image"]
+    for guess in entry["top"]:
+        yield f"  {100 * guess['probability']:6.2f} %  {guess['label']}"
