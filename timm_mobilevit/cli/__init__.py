@@ -4,8 +4,8 @@ The subcommands import torch and timm only when they run.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Annotated, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +15,6 @@ from ..export.formats import FORMATS
 from . import attention, config, convert, evaluate, export, export_web, info, inspect, list_models, predict, recipe
 from ._errors import one_line_errors
 from ._signals import ending_on_signals
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 app = typer.Typer(
     help="MobileViT v1, v2 and v3 for timm: list models, look one up, convert checkpoints, classify images, "
@@ -44,47 +41,47 @@ def _options(
     pass
 
 
-def _with_models(command: Callable[P, R]) -> Callable[P, R]:
+def _examples(lines: Iterable[str]) -> str:
+    """Return an epilog. typer folds single line breaks: an empty line between examples keeps them apart."""
+    return "\n\n".join(("Examples:", *lines))
+
+
+def _with_models(command: Callable[..., None]) -> Callable[..., None]:
     """Register the models before a subcommand runs: ``timm_mobilevit/__init__.py`` leaves that to the command line."""
 
     @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: Any, **kwargs: Any) -> None:
         import timm_mobilevit.mobilevit_zoo  # noqa: F401
 
-        return command(*args, **kwargs)
+        command(*args, **kwargs)
 
     return wrapper
 
 
-for _name, _module, _command in (
-    ("list", list_models, _with_models(list_models.list_models)),
-    ("info", info, _with_models(info.info)),
-    ("inspect", inspect, _with_models(inspect.inspect)),
-    ("convert", convert, _with_models(convert.convert)),
-    ("predict", predict, _with_models(predict.predict)),
-    ("config", config, config.config),
-    ("evaluate", evaluate, _with_models(evaluate.evaluate)),
-    ("attention", attention, _with_models(attention.attention)),
-):
-    # typer folds single line breaks in an epilog: an empty line between examples keeps them apart.
-    app.command(_name, epilog="\n\n".join(("Examples:", *_module.EXAMPLES)))(one_line_errors(_command))
-
 _exports = typer.Typer(help="Write a model for another runtime, each of which has a subcommand.", no_args_is_help=True)
-for _name, _examples, _export_to in (
-    *((name, export.examples(form), export.command(form)) for name, form in FORMATS.items()),
-    ("web", export_web.EXAMPLES, export_web.export_web),
-):
-    _exports.command(_name, epilog="\n\n".join(("Examples:", *_examples)))(one_line_errors(_with_models(_export_to)))
+_COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., None], Iterable[str]], ...] = (
+    (app, "list", list_models.list_models, list_models.EXAMPLES),
+    (app, "info", info.info, info.EXAMPLES),
+    (app, "inspect", inspect.inspect, inspect.EXAMPLES),
+    (app, "convert", convert.convert, convert.EXAMPLES),
+    (app, "predict", predict.predict, predict.EXAMPLES),
+    (app, "evaluate", evaluate.evaluate, evaluate.EXAMPLES),
+    (app, "attention", attention.attention, attention.EXAMPLES),
+    *((_exports, name, export.command(form), export.examples(form)) for name, form in FORMATS.items()),
+    (_exports, "web", export_web.export_web, export_web.EXAMPLES),
+)
+for _group, _name, _command, _lines in _COMMANDS:
+    _group.command(_name, epilog=_examples(_lines))(one_line_errors(_with_models(_command)))
 app.add_typer(_exports, name="export")
 
+app.command("config", epilog=_examples(config.EXAMPLES))(one_line_errors(config.config))
 _recipes = typer.Typer(
     help="Published training recipes, as config files of timm's train.py.",
-    epilog="\n\n".join(("Examples:", *recipe.EXAMPLES)),
+    epilog=_examples(recipe.EXAMPLES),
     no_args_is_help=True,
 )
-_recipes.command("list")(one_line_errors(recipe.list_recipes))
-_recipes.command("show")(one_line_errors(recipe.show))
-_recipes.command("copy")(one_line_errors(recipe.copy))
+for _name, _command in (("list", recipe.list_recipes), ("show", recipe.show), ("copy", recipe.copy)):
+    _recipes.command(_name)(one_line_errors(_command))
 app.add_typer(_recipes, name="recipe")
 
 

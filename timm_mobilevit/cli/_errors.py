@@ -4,12 +4,9 @@ import functools
 import os
 import re
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 import typer
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 TRACEBACK_VARIABLE = "TIMM_MOBILEVIT_TRACEBACK"
 
@@ -20,16 +17,16 @@ def print_error(message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
 
 
-def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Wrap a subcommand so that the errors that this package and the file system raise end it with exit code 1.
 
     If the environment variable ``TIMM_MOBILEVIT_TRACEBACK`` is not empty, they are raised instead, for bug reports.
     """
 
     @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
-            return command(*args, **kwargs)
+            command(*args, **kwargs)
         except (typer.Exit, typer.Abort, BrokenPipeError):  # the parser's business, though two are RuntimeErrors
             raise
         except (ValueError, OSError, RuntimeError, ImportError) as error:

@@ -12,17 +12,13 @@ EXAMPLES = (
 )
 
 
-def _names() -> list[str]:
-    return [path.stem for path in list_configs()]
-
-
 def config(
     name: Annotated[
         str,
         typer.Argument(
             help="Name of a config, or its beginning. Without it, all are listed.",
             show_default=False,
-            autocompletion=_names,
+            autocompletion=lambda: [path.stem for path in list_configs()],
         ),
     ] = "",
 ) -> None:

@@ -1,11 +1,13 @@
 """``timm-mobilevit info``."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from ._options import model_names
+from ..variants import VARIANTS
+from ._options import Json, model_names
 
 EXAMPLES = (
     "timm-mobilevit info mobilevitv3_xxs",
@@ -18,64 +20,56 @@ def info(
         str,
         typer.Argument(help="Architecture, or architecture.tag for one set of weights.", autocompletion=model_names),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show the architecture of a model and where its pretrained weights come from."""
-    from dataclasses import asdict
-
-    from timm_mobilevit.variants import VARIANTS
-
     from ._registry import describe_model, describe_weights, split_name, tags_of
 
     arch, tag = split_name(model)
-    report = {
-        "name": arch,
-        **describe_model(arch),
-        "architecture": asdict(VARIANTS[arch]),
-        "pretrained": [describe_weights(f"{arch}.{t}") for t in ([tag] if tag else tags_of(arch))],
-    }
+    about, architecture = describe_model(arch), asdict(VARIANTS[arch])
+    weights = [describe_weights(f"{arch}.{t}") for t in ([tag] if tag else tags_of(arch))]
     if as_json:
+        report = {"name": arch, **about, "architecture": architecture, "pretrained": weights}
         typer.echo(json.dumps(report, indent=2))
-    else:
-        typer.echo("\n".join(_lines(report)))
+        return
+    _print(
+        arch,
+        {
+            "parameters": f"{about['parameters']:,}",
+            "feature channels": [f["channels"] for f in about["features"]],
+            "feature strides": [f["stride"] for f in about["features"]],
+            **{key.replace("_", " "): "none" if value is None else value for key, value in architecture.items()},
+        },
+    )
+    for row in weights:
+        typer.echo()
+        _print(row["name"], _weights(row))
 
 
-def _lines(report: dict[str, Any]) -> list[str]:
-    """Return the report as text. Plain lines, not a table, so that addresses stay in one piece."""
-    lines = [
-        report["name"],
-        _line("parameters", f"{report['parameters']:,}"),
-        _line("feature channels", _join(f["channels"] for f in report["features"])),
-        _line("feature strides", _join(f["stride"] for f in report["features"])),
-    ]
-    for key, value in report["architecture"].items():
-        text = _join(value) if isinstance(value, tuple) else "none" if value is None else str(value)
-        lines.append(_line(key.replace("_", " "), text))
-    for row in report["pretrained"]:
-        lines += ["", row["name"], *_weights_lines(row)]
-    return lines
-
-
-def _weights_lines(row: dict[str, Any]) -> list[str]:
+def _weights(row: dict[str, Any]) -> dict[str, Any]:
     measured = "reproduced by this project" if row["reproduced"] else "not reproduced by this project"
-    return [
-        _line("ImageNet-1k top-1", f"{row['top1']} % published, {measured}"),
-        _line("input size", f"{row['size']}×{row['size']}"),
-        _line("crop", f"{row['crop']} of the shorter side, {row['interpolation']}"),
-        _line("mean, std", f"{_join(row['mean'])}, {_join(row['std'])}, for RGB in [0, 1]"),
-        _line("original file", f"{row['channel_order'].upper()} channels"),
-        _line("classes", str(row["num_classes"])),
-        _line("licence", row["license"]),
-        _line("origin", row["origin"]),
-        *([_line("hub repository", row["hf_hub_id"])] if row["hf_hub_id"] else []),
-        *([_line("release folder", row["folder"])] if row["folder"] else []),
-        _line("paper", f"{row['paper_name']} ({row['paper']})"),
-    ]
+    return {
+        "ImageNet-1k top-1": f"{row['top1']} % published, {measured}",
+        "input size": f"{row['size']}×{row['size']}",
+        "crop": f"{row['crop']} of the shorter side, {row['interpolation']}",
+        "mean, std": f"{_text(row['mean'])}, {_text(row['std'])}, for RGB in [0, 1]",
+        "original file": f"{row['channel_order'].upper()} channels",
+        "classes": row["num_classes"],
+        "licence": row["license"],
+        "origin": row["origin"],
+        "hub repository": row["hf_hub_id"],
+        "release folder": row["folder"],
+        "paper": f"{row['paper_name']} ({row['paper']})",
+    }
 
 
-def _line(key: str, value: str) -> str:
-    return f"  {key:<20}{value}"
+def _print(name: str, facts: dict[str, Any]) -> None:
+    """Print what is known, one line each. Not a table, so that addresses stay in one piece."""
+    typer.echo(name)
+    for key, value in facts.items():
+        if value is not None:
+            typer.echo(f"  {key:<20}{_text(value)}")
 
 
-def _join(values: Any) -> str:
-    return " ".join(f"{value:g}" for value in values)
+def _text(value: Any) -> str:
+    return " ".join(f"{number:g}" for number in value) if isinstance(value, (list, tuple)) else str(value)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._options import Entry
+from ._options import Entry, Json, Prefix
 
 EXAMPLES = (
     "timm-mobilevit inspect work_dirs/ssdlite_mine/epoch_2.pth",
@@ -16,12 +16,9 @@ EXAMPLES = (
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="Checkpoint: .pt, .pth, .pth.tar, .bin, .ckpt or .safetensors.")],
-    prefix: Annotated[
-        str | None,
-        typer.Option(help="What stands before the model's names, where a file holds several.", show_default=False),
-    ] = None,
+    prefix: Prefix = None,
     entry: Entry = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a checkpoint file is: its layout, the architectures that fit, and the command that converts it.
 
@@ -32,15 +29,12 @@ def inspect(
         typer.echo(json.dumps(report, indent=2, allow_nan=False))
         return
     for key, value in report.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
         if key == "entries":
-            for i, found in enumerate(value):
-                _print("weights in" if i == 0 else "", _entry_line(found))
-        elif value is not None or key in _ALWAYS:
-            _print(key.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else value)
-
-
-def _print(key: str, value: Any) -> None:
-    typer.echo(f"{key:<18}{'none' if value in ('', None) else value}")
+            text = f"\n{'':<18}".join(map(_entry_line, value))
+        if value is not None or key in _ALWAYS:
+            name = "weights in" if key == "entries" else key.replace("_", " ")
+            typer.echo(f"{name:<18}{'none' if text in ('', None) else text}")
 
 
 def _entry_line(entry: dict[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """``timm-mobilevit list``."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from ._options import Json
 
 EXAMPLES = (
     "timm-mobilevit list",
@@ -18,48 +20,34 @@ def list_models(
         str, typer.Argument(help="Part of a name, or wildcards as in file names.", show_default=False)
     ] = "",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="One row per set of pretrained weights.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the models, or with --pretrained their published weights."""
+    from rich import box
+    from rich.console import Console, JustifyMethod
+    from rich.table import Table
+
     from ._registry import describe_model, describe_weights, find_names, tags_of
 
     names = find_names(pattern, tags=pretrained)
     if pretrained:
-        _show([describe_weights(name) for name in names], _WEIGHTS_COLUMNS, as_json)
+        rows = [describe_weights(name) for name in names]
+        columns: dict[str, JustifyMethod] = {"Weights": "left", "Input": "right", "Top-1": "right", "Licence": "left"}
+        cells: list[tuple[str, ...]] = [
+            (row["name"], str(row["size"]), f"{row['top1']:.2f}", row["license"]) for row in rows
+        ]
     else:
         rows = [{"name": name, **describe_model(name), "tags": tags_of(name)} for name in names]
-        _show(rows, _MODEL_COLUMNS, as_json)
-
-
-# Heading: how a row fills the column. Both tables fit a terminal of 80 columns.
-_MODEL_COLUMNS = {
-    "Model": lambda row: row["name"],
-    "Parameters": lambda row: f"{row['parameters'] / 1e6:.2f} M",
-    "Pretrained tags (default first)": lambda row: "\n".join(row["tags"]),
-}
-_WEIGHTS_COLUMNS = {
-    "Weights": lambda row: row["name"],
-    "Input": lambda row: f"{row['size']}",
-    "Top-1": lambda row: f"{row['top1']:.2f}",
-    "Licence": lambda row: row["license"],
-}
-
-
-def _show(rows: list[dict[str, Any]], columns: dict[str, Any], as_json: bool) -> None:
-    """Print rows as JSON, or as a table."""
+        columns = {"Model": "left", "Parameters": "right", "Pretrained tags (default first)": "left"}
+        cells = [(row["name"], f"{row['parameters'] / 1e6:.2f} M", "\n".join(row["tags"])) for row in rows]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for heading in columns:
-        right = heading in ("Parameters", "Input", "Top-1")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(row) for cell in columns.values()))
+    for heading, side in columns.items():
+        table.add_column(heading, justify=side, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
     console = Console()
     if not console.is_terminal:
         console.width = 200  # nothing is cut off in a file or a pipe

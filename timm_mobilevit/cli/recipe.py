@@ -17,14 +17,12 @@ EXAMPLES = (
 )
 
 
-def _names() -> list[str]:
-    return [path.stem for path in recipes.list_recipes()]
-
-
 Name = Annotated[
     str,
     typer.Argument(
-        help="Name of a recipe, or of an architecture that has only one.", show_default=False, autocompletion=_names
+        help="Name of a recipe, or of an architecture that has only one.",
+        show_default=False,
+        autocompletion=lambda: [path.stem for path in recipes.list_recipes()],
     ),
 ]
 
