@@ -76,13 +76,14 @@ def test_the_average_is_read(trained):
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load(file, weights_only=True)
     checkpoint = open_checkpoint(file)
-    assert (checkpoint.trainer, checkpoint.entry, checkpoint.averaged) == ("MMEngine", "state_dict", True)
+    taken = checkpoint.entries[0]
+    assert (checkpoint.trainer, taken.name, taken.averaged) == ("MMEngine", "state_dict", True)
     for key, value in average.items():
         assert torch.equal(checkpoint.state_dict[key], value), key
     assert not torch.equal(average["neck.weight"], raw["neck.weight"])
     other = open_checkpoint(file, "ema_state_dict")
     assert torch.equal(other.state_dict["neck.weight"], raw["neck.weight"])
-    assert (other.trainer, other.averaged) == ("MMEngine", False)
+    assert (other.trainer, other.entries[0].averaged) == ("MMEngine", False)
     assert checkpoint.choice == (
         "the averaged weights are taken, from state_dict; --entry ema_state_dict takes the raw ones"
     )

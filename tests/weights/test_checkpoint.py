@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from timm_mobilevit.weights.checkpoint import read_checkpoint, state_dict_of
+from timm_mobilevit.weights.checkpoint import checkpoint_of, read_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(3.0), "a.bias": torch.zeros(1)}
 
@@ -110,7 +110,7 @@ def test_no_state_dict(content, tmp_path):
 
 
 def test_nested_names_are_kept():
-    assert list(state_dict_of({"modules.weight": torch.zeros(1)})) == ["modules.weight"]
+    assert list(checkpoint_of({"modules.weight": torch.zeros(1)}).state_dict) == ["modules.weight"]
 
 
 def test_data_type_is_kept(tmp_path):

@@ -60,7 +60,7 @@ def test_timm(ema, tmp_path):
                 average.update(network, step=epoch * STEPS + step)
         saver.save_checkpoint(epoch, metric=float(epoch))
     checkpoint, weights = read(tmp_path / "model_best.pth.tar")
-    assert (checkpoint.trainer, checkpoint.averaged) == ("timm", ema)
+    assert (checkpoint.trainer, checkpoint.entries[0].averaged) == ("timm", ema)
     assert_same(weights, average.module if average else network)
     if average:
         assert not torch.equal(weights["head.fc.weight"], network.head.fc.weight)
@@ -72,7 +72,7 @@ def test_timm(ema, tmp_path):
         assert other.choice == (
             "the raw weights are taken, from state_dict; --entry state_dict_ema takes the averaged ones"
         )
-        assert (other.trainer, other.entry, other.averaged) == ("timm", "state_dict", False)
+        assert (other.trainer, other.entries[0].name, other.entries[0].averaged) == ("timm", "state_dict", False)
         assert {one.name: one.batches for one in other.entries} == {"state_dict": 4, "state_dict_ema": 4}
     else:
         assert checkpoint.choice == ""
@@ -123,7 +123,7 @@ def test_lightning(ema, tmp_path):
         average = module.model.state_dict()
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     checkpoint, weights = read(tmp_path / "last.ckpt")
-    assert (checkpoint.trainer, checkpoint.averaged) == ("Lightning", ema)
+    assert (checkpoint.trainer, checkpoint.entries[0].averaged) == ("Lightning", ema)
     assert_same(weights, average)
     assert torch.equal(weights["head.fc.weight"], raw["head.fc.weight"]) != ema
     assert checkpoint.metadata == {"epoch": 2, "step": EPOCHS * STEPS}
@@ -171,7 +171,7 @@ def test_transformers_trainer(tmp_path):
     trainer.train()
     (file,) = tmp_path.glob(f"checkpoint-{EPOCHS * STEPS}/model.safetensors")
     checkpoint, weights = read(file)
-    assert (checkpoint.trainer, checkpoint.entry) == ("", "")
+    assert (checkpoint.trainer, checkpoint.entries[0].name) == ("", "")
     assert_same(weights, trainer.model.timm_model)
 
 

@@ -12,16 +12,14 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from timm_mobilevit.configs import find_config
-from timm_mobilevit.convert import convert_state_dict
 from timm_mobilevit.convert.layouts import ChannelOrder, Source
 from timm_mobilevit.convert.matching import missing_end, the_architecture
 from timm_mobilevit.convert.subtree import find_subtree
 from timm_mobilevit.export.formats import is_exported
 from timm_mobilevit.export.runtimes import ExportedModel
-from timm_mobilevit.weights.checkpoint import Checkpoint, open_checkpoint
-from timm_mobilevit.weights.directory import CONFIG, read_config, read_directory
-from timm_mobilevit.weights.loading import from_the_file_only
-from timm_mobilevit.weights.pretrained import WEIGHTS
+from timm_mobilevit.weights.checkpoint import open_checkpoint
+from timm_mobilevit.weights.directory import CONFIG, read_directory
+from timm_mobilevit.weights.loading import from_the_file_only, to_our_layout
 
 from ._registry import split_name
 
@@ -58,38 +56,32 @@ def model_from_file(
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or holds something else than this architecture.
     """
-    state_dict = read_saying_which(path, entry).state_dict
+    state_dict = read_saying_which(path, entry)
     try:
-        subtree = find_subtree(state_dict, source, prefix)
-        arch = arch or the_architecture(subtree)
-        if channel_order is None and tag and subtree.source != "timm":  # what is in timm's layout takes RGB already
-            channel_order = WEIGHTS[f"{arch}.{tag}"].channel_order
-        state_dict = convert_state_dict(state_dict, arch, subtree.source, channel_order, subtree.prefix)
-        model: Any = timm.create_model(
-            f"{arch}.{tag}" if tag else arch,
-            num_classes=_classes(state_dict),
-            in_chans=state_dict["stem.conv.weight"].shape[1],
-        )
-        fill(model, state_dict, arch)
+        arch = arch or the_architecture(find_subtree(state_dict, source, prefix))
+        weights = to_our_layout(state_dict, arch, tag, source, channel_order, prefix)
+        return _build(f"{arch}.{tag}" if tag else arch, arch, weights)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load {path}: {error}") from error
-    return model  # type: ignore[no-any-return]
 
 
-def model_from_directory(path: Path) -> nn.Module:
+def model_from_directory(path: Path, name: str = "") -> nn.Module:
     """Load the model that a directory with ``config.json`` and weights holds.
+
+    Args:
+        path: The directory.
+        name: Architecture that it is expected to hold, perhaps with a tag; empty for any.
 
     Raises:
         FileNotFoundError: If there is no ``config.json``, or there are no weights.
-        ValueError: If the configuration or the weights cannot be read, or contradict each other.
+        ValueError: If the configuration or the weights cannot be read, contradict each other, or are of another
+            architecture.
     """
     directory = read_directory(path)
-    weights = directory.state_dict
+    if name and split_name(name)[0] != directory.arch:
+        raise ValueError(f"{path} holds {directory.arch}, not {name}")
     try:
-        model: Any = timm.create_model(
-            f"local-dir:{path}", num_classes=_classes(weights), in_chans=weights["stem.conv.weight"].shape[1]
-        )
-        fill(model, weights, directory.arch)
+        model = _build(f"local-dir:{path}", directory.arch, directory.state_dict)
     except Exception as error:  # options of any type and value reach timm's builder and PyTorch
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"model_args in {path / CONFIG} do not give the model of these weights: {reason}") from error
@@ -97,29 +89,29 @@ def model_from_directory(path: Path) -> nn.Module:
         raise ValueError(
             f"{path / CONFIG} says {directory.num_features} in num_features, but the weights have {model.num_features}"
         )
+    return model
+
+
+def _build(name: str, arch: str, weights: dict[str, Tensor]) -> nn.Module:
+    """Build a model of the classes and channels that weights have: every parameter comes from them.
+
+    If they lack the end of the model, as those of a detector's backbone do, the model loses that end too.
+    """
+    classes, channels = len(weights.get("head.fc.weight", ())), weights["stem.conv.weight"].shape[1]
+    model: Any = timm.create_model(name, num_classes=classes, in_chans=channels)
+    if any(not key.startswith("head.") for key in missing_end(weights, arch)):
+        last = max(int(key.split(".")[1]) for key in weights if key.startswith("stages."))
+        model.prune_intermediate_layers([last], prune_norm=True)
+    model.load_state_dict(weights)
     return model  # type: ignore[no-any-return]
 
 
-def fill(model: Any, state_dict: dict[str, Tensor], arch: str) -> None:
-    """Load weights into a model of the same classes and channels: every parameter comes from them.
-
-    If the weights lack the end of the model, as those of a detector's backbone do, the model loses that end too.
-
-    Raises:
-        RuntimeError: If they do not fit.
-    """
-    if any(not key.startswith("head.") for key in missing_end(state_dict, arch)):
-        last = max(int(key.split(".")[1]) for key in state_dict if key.startswith("stages."))
-        model.prune_intermediate_layers([last], prune_norm=True)
-    model.load_state_dict(state_dict)
-
-
-def read_saying_which(path: Path, entry: str | None = None) -> Checkpoint:
-    """Read a checkpoint file; if several entries hold weights, say on stderr which one is taken."""
+def read_saying_which(path: Path, entry: str | None = None) -> dict[str, Tensor]:
+    """Read the weights in a checkpoint file; if several entries hold some, say on stderr which one is taken."""
     checkpoint = open_checkpoint(path, entry)
     if checkpoint.choice:
         typer.echo(f"{path}: {checkpoint.choice}", err=True)
-    return checkpoint
+    return checkpoint.state_dict
 
 
 def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None, entry: str | None) -> Loaded:
@@ -139,7 +131,7 @@ def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None
     if checkpoint is None:
         with fixed_seed():
             return load(config, None)
-    state_dict = read_saying_which(checkpoint, entry).state_dict
+    state_dict = read_saying_which(checkpoint, entry)
     try:
         return load(config, state_dict)
     except ValueError as error:
@@ -152,10 +144,6 @@ def fixed_seed() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-
-
-def _classes(state_dict: dict[str, Tensor]) -> int:
-    return len(state_dict.get("head.fc.weight", ()))
 
 
 def load_model(
@@ -188,10 +176,7 @@ def load_model(
             raise ValueError(f"{checkpoint} says itself what it is: leave out {name}")
         return ExportedModel(checkpoint)
     if checkpoint and checkpoint.is_dir():
-        arch = read_config(checkpoint)["architecture"].partition(".")[0]
-        if name and split_name(name)[0] != arch:
-            raise ValueError(f"{checkpoint} holds {arch}, not {name}")
-        return model_from_directory(checkpoint)
+        return model_from_directory(checkpoint, name)
     arch, tag = split_name(name)
     if checkpoint:
         return model_from_file(checkpoint, arch, tag=tag, channel_order=channel_order, entry=entry)

@@ -74,18 +74,18 @@ def _report(file: Path, prefix: str | None, entry: str | None) -> dict[str, Any]
         "--channel-order": order,
     }
     head, stem = converted.get("head.fc.weight"), converted.get("stem.conv.weight")
-    known = {True: "yes", False: "no", None: "unknown"}
+    taken, known = checkpoint.entries[0], {True: "yes", False: "no", None: "unknown"}
     return {
         "file": str(file),
         "trainer": checkpoint.trainer,
         **{key: checkpoint.metadata.get(key) for key in ("epoch", "step", "metric", "decay")},
-        "entry": checkpoint.entry,
-        "averaged": known[checkpoint.averaged],
+        "entry": taken.name,
+        "averaged": known[taken.averaged],
         "entries": [
             {
                 "entry": found.name,
                 "averaged": known[found.averaged],
-                "taken": found.name == checkpoint.entry,
+                "taken": found is taken,
                 "updates": found.updates,
                 "batches": found.batches,
             }

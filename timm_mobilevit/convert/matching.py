@@ -1,7 +1,7 @@
 """Which architectures the parameters of a state dict fit, by their names and shapes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -148,10 +148,12 @@ def complaints(missing: list[str], left_over: list[str]) -> str:
     return "; ".join([*parts, f"unknown or wrong shape {some(left_over)}"] if left_over else parts)
 
 
-def some(names: list[str], most: int = 6) -> str:
-    """Join the first names, and count the others."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def some(texts: Iterable[str], most: int = 6) -> str:
+    """Join the first few, each cut to a readable length and free of control characters: a file may hold any name."""
+    texts = list(texts)
+    more = len(texts) - most
+    short = [text if len(text) <= 160 else f"{text[:80]}...{text[-80:]}" for text in texts[:most]]
+    return ", ".join(ascii(text)[1:-1] for text in short) + (f" and {more} more" if more > 0 else "")
 
 
 def _beside(key: str, name: str) -> str:

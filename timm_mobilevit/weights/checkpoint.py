@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..convert.matching import some
 from .file_kinds import check_kind
 from .torch_file import Inert, RefusedError, load_torch_file
 
@@ -37,31 +38,19 @@ class _Trainer:
 
 _TRAINERS = (
     # EMAHook swaps both entries when it saves: the raw weights are in ema_state_dict.
-    _Trainer("MMEngine", ("meta.mmengine_version",), ("state_dict",), average="ema_state_dict", raw="ema_state_dict"),
+    _Trainer("MMEngine", ("meta.mmengine_version",), ("state_dict",), "ema_state_dict", "ema_state_dict"),
     # WeightAveraging puts the average into state_dict, and the raw weights into current_model_state.
+    _Trainer("Lightning", ("pytorch-lightning_version",), ("state_dict",), "averaging_state", "current_model_state"),
     _Trainer(
-        "Lightning",
-        ("pytorch-lightning_version",),
-        ("state_dict",),
-        average="averaging_state",
-        raw="current_model_state",
+        "timm", ("state_dict", "state_dict_ema"), ("state_dict_ema", "state_dict"), "state_dict_ema", "state_dict"
     ),
-    _Trainer(
-        "timm",
-        ("state_dict", "state_dict_ema"),
-        ("state_dict_ema", "state_dict"),
-        average="state_dict_ema",
-        raw="state_dict",
-    ),
-    _Trainer(
-        "timm", ("arch", "epoch", "version", "state_dict"), ("state_dict",), average="state_dict_ema", raw="state_dict"
-    ),
+    _Trainer("timm", ("arch", "epoch", "version", "state_dict"), ("state_dict",), "state_dict_ema", "state_dict"),
     _Trainer(
         "CVNets",
         ("iterations", "model_state_dict"),
         ("ema_state_dict", "model_state_dict"),
-        average="ema_state_dict",
-        raw="model_state_dict",
+        "ema_state_dict",
+        "model_state_dict",
     ),
 )
 # Where other trainers keep weights. Of two entries, only the user can say which is meant.
@@ -104,8 +93,8 @@ class Entry:
 
     name: str
     averaged: bool | None = None
-    updates: int | None = None
-    batches: int | None = None
+    updates: float | None = None
+    batches: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,18 +103,14 @@ class Checkpoint:
 
     Attributes:
         state_dict: The flat state dict, on the CPU, without the prefixes of wrappers such as DistributedDataParallel.
-        entry: The entry that it was taken from, with a dot for each level; empty if the file is the state dict.
         trainer: The trainer that wrote the file, if its entries show it; else empty.
-        averaged: Whether these are averaged weights that the trainer keeps; None if that is not known.
-        entries: The entries that weights can be taken from, this one first.
+        entries: The entries that weights can be taken from, first the one that the state dict was taken from.
         metadata: Of the training, as the file says: ``epoch``, ``step``, ``metric``, and the ``decay`` of an average.
     """
 
     state_dict: dict[str, Tensor]
-    entry: str = ""
-    trainer: str = ""
-    averaged: bool | None = None
-    entries: tuple[Entry, ...] = ()
+    trainer: str
+    entries: tuple[Entry, ...]
     metadata: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -134,11 +119,11 @@ class Checkpoint:
 
         Example:
             >>> average, raw = Entry("state_dict_ema", averaged=True), Entry("state_dict", averaged=False)
-            >>> Checkpoint({}, "state_dict_ema", "timm", True, (average, raw)).choice
+            >>> Checkpoint({}, "timm", (average, raw)).choice
             'the averaged weights are taken, from state_dict_ema; --entry state_dict takes the raw ones'
         """
         kinds = {True: "averaged ", False: "raw ", None: ""}
-        taken, *others = self.entries or (Entry(self.entry),)
+        taken, *others = self.entries
         rest = " and ".join(f"--entry {other.name} takes the {kinds[other.averaged]}ones" for other in others)
         return f"the {kinds[taken.averaged]}weights are taken, from {taken.name}; {rest}" if others else ""
 
@@ -186,15 +171,6 @@ def open_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     return replace(checkpoint, state_dict=copy.deepcopy(checkpoint.state_dict))
 
 
-def state_dict_of(content: Any, name: str = "the checkpoint", entry: str | None = None) -> dict[str, Tensor]:
-    """Find the flat state dict in what a checkpoint holds.
-
-    Raises:
-        ValueError: If there is none, or a model could not use it: its weights are not finite, for one.
-    """
-    return checkpoint_of(content, name, entry).state_dict
-
-
 def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None = None) -> Checkpoint:
     """Find the flat state dict in what a checkpoint holds, and the entry that it was in.
 
@@ -203,66 +179,56 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
     """
     _check_mapping(content, name)
     trainer = next((t for t in _TRAINERS if all(_at(content, mark) is not None for mark in t.marks)), None)
-    writer = trainer.name if trainer else ""
-    averaged = _at(content, trainer.average) is not None if trainer else None
-    metadata = _metadata(content, averaged)
+    averages = trainer is not None and _at(content, trainer.average) is not None
+    taken = _find(content, trainer, name) if entry is None else entry
+    weights = _at(content, taken)
+    if weights is None:
+        raise ValueError(f"{name} has no entry {entry}; it has {some(map(str, content))}")
     if entry is not None:
-        found = _at(content, entry)
-        if found is None:
-            raise ValueError(f"{name} has no entry {entry}; it has {_some(map(str, content))}")
-        _check_mapping(found, f"the entry {entry} of {name}")
-        entries = _entries(content, trainer, entry)
-        return Checkpoint(_checked(found, name), entry, writer, entries[0].averaged, entries, metadata)
-    path = []
-    inside = content
-    for depth in range(_MAX_DEPTH):
-        names = trainer.entries if trainer and not depth else _CONTAINERS
-        inner = [key for key in names if _is_filled(inside.get(key))]
-        if not inner:
-            break
-        if len(inner) > 1 and not (trainer and not depth):
+        _check_mapping(weights, f"the entry {entry} of {name}")
+    state_dict = _checked(weights, name)
+    names = [taken]
+    if trainer and averages:
+        names += [trainer.entries[0], trainer.raw]
+    elif not trainer and taken:
+        names += _CONTAINERS
+    entries = [_entry(content, key, trainer, averages) for key in dict.fromkeys(names) if _is_filled(_at(content, key))]
+    places = {key: place for key, place in _METADATA.items() if key != "decay" or averages}
+    metadata = {key: number for key, place in places.items() if (number := _number(content, place)) is not None}
+    return Checkpoint(state_dict, trainer.name if trainer else "", tuple(entries), metadata)
+
+
+def _find(content: Mapping[Any, Any], trainer: _Trainer | None, name: str) -> str:
+    """Return the entry with the weights that the trainer evaluates, or the only ones; empty for the whole file."""
+    path: list[str] = []
+    while len(path) < _MAX_DEPTH:
+        known = trainer.entries if trainer and not path else ()
+        inside = _at(content, ".".join(path))
+        inner = [key for key in known or _CONTAINERS if _is_filled(inside.get(key))]
+        if len(inner) > 1 and not known:
             raise ValueError(
                 f"{name} holds weights in {' and '.join(inner)}, and nothing tells which are meant; say so with "
                 f"entry={inner[0]!r} (--entry {inner[0]} on the command line)"
             )
+        if not inner:
+            break
         path.append(inner[0])
-        inside = inside[inner[0]]
-    taken = ".".join(path)
-    return Checkpoint(_checked(inside, name), taken, writer, averaged, _entries(content, trainer, taken), metadata)
+    return ".".join(path)
 
 
 def _is_filled(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value)
 
 
-def _entries(content: Mapping[Any, Any], trainer: _Trainer | None, taken: str) -> tuple[Entry, ...]:
-    """Return the entries that weights can be taken from, first the one that was chosen."""
-    both = trainer is not None and _at(content, trainer.average) is not None
-    names = [taken]
-    if trainer and both:
-        names += [trainer.entries[0], trainer.raw]
-    elif not trainer and taken:
-        names += _CONTAINERS
-    entries = []
-    for name in dict.fromkeys(names):
-        weights = _at(content, name)
-        if not _is_filled(weights):
-            continue
-        averaged, updates = None, None
-        if trainer and name in (trainer.entries[0], trainer.raw):
-            averaged = both and name == trainer.entries[0]
-            updates = _number(_at(content, trainer.average), _COUNTERS) if averaged else None
-        counts = [_plain(value) for key, value in weights.items() if str(key).endswith("num_batches_tracked")]
-        counted = [count for count in counts if count is not None and updates is None]  # averages average counters too
-        batches = max(counted, default=None)
-        entries.append(Entry(name, averaged, _whole(updates), _whole(batches)))
-    return tuple(entries)
-
-
-def _metadata(content: Mapping[Any, Any], averaged: bool | None) -> dict[str, float]:
-    """Return the metadata of the training: numbers only, since a file may hold anything in their places."""
-    found = {name: _number(content, places) for name, places in _METADATA.items() if name != "decay" or averaged}
-    return {name: value for name, value in found.items() if value is not None}
+def _entry(content: Mapping[Any, Any], name: str, trainer: _Trainer | None, averages: bool) -> Entry:
+    """Return what is known of an entry with weights."""
+    averaged, updates = None, None
+    if trainer and name in (trainer.entries[0], trainer.raw):
+        averaged = averages and name == trainer.entries[0]
+        updates = _number(_at(content, trainer.average), _COUNTERS) if averaged else None
+    counts = [_plain(value) for key, value in _at(content, name).items() if str(key).endswith("num_batches_tracked")]
+    counted = [count for count in counts if count is not None and updates is None]  # averages average counters too
+    return Entry(name, averaged, updates, max(counted, default=None))
 
 
 def _number(content: Any, places: Iterable[str]) -> float | None:
@@ -279,10 +245,6 @@ def _plain(value: Any) -> float | None:
     return value if known and math.isfinite(value) else None
 
 
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
-
-
 def _check_mapping(content: Any, name: str) -> None:
     if isinstance(content, Inert):
         raise ValueError(f"{name} holds {_object(content)}; save the model's state dict")
@@ -291,7 +253,7 @@ def _check_mapping(content: Any, name: str) -> None:
 
 
 def _object(inert: Inert) -> str:
-    kind = _some([f"{type(inert).__module__}.{type(inert).__qualname__}"])
+    kind = some([f"{type(inert).__module__}.{type(inert).__qualname__}"])
     return f"an object of {kind}, which would have to run code when read"
 
 
@@ -310,12 +272,12 @@ def _checked(content: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
     if strangers or not content:
         raise ValueError(
             f"{name} holds no state dict: expected names with tensors, or one of the entries "
-            f"{', '.join(_CONTAINERS)}; got {_some(map(str, strangers)) or 'nothing'}"
-            + (f", where {_some([str(first)])} is {_object(content[first])}" if first else "")
+            f"{', '.join(_CONTAINERS)}; got {some(map(str, strangers)) or 'nothing'}"
+            + (f", where {some([str(first)])} is {_object(content[first])}" if first else "")
         )
     if complaints := [f"{key} {fault}" for key, tensor in content.items() if (fault := _fault(str(key), tensor))]:
         raise ValueError(
-            f"{name} holds weights that no model can use: {_some(complaints)}. The training that wrote it diverged, or "
+            f"{name} holds weights that no model can use: {some(complaints)}. The training that wrote it diverged, or "
             "the file is damaged: take an earlier checkpoint, or download or copy it again"
         )
     names = {key: _without_prefixes(str(key)) for key in content if key not in _COUNTERS}
@@ -329,8 +291,6 @@ def _checked(content: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:
-    with path.open("rb"):  # an error of the file system, not of the file
-        pass
     try:
         return load_file(path) if path.suffix == ".safetensors" else load_torch_file(path)
     except RefusedError as error:
@@ -365,19 +325,8 @@ def _fault(key: str, tensor: Tensor) -> str:
     return "has values too large for float32" if tensor.abs().max() > _LARGEST else ""
 
 
-def _some(texts: Iterable[str], most: int = 6) -> str:
-    """Return the first few, cut to a readable length and free of control characters: a file may hold any name."""
-    texts = list(texts)
-    more = len(texts) - most
-    return ", ".join(ascii(_short(text))[1:-1] for text in texts[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _short(text: str, most: int = 160) -> str:
-    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
-
-
 def _first_line(error: Exception) -> str:
-    text = _short(ascii(str(error).strip().partition("\n")[0])[1:-1])
+    text = some([str(error).strip().partition("\n")[0]])
     return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) or not text else text
 
 

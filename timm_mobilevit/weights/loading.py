@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from timm.models import resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..convert import convert_state_dict
-from ..convert.layouts import ChannelOrder
+from ..convert.layouts import ChannelOrder, Source
 from ..convert.matching import missing_end
 from ..convert.subtree import find_subtree
-from .checkpoint import open_checkpoint, state_dict_of
+from .checkpoint import checkpoint_of, open_checkpoint
 from .pretrained import WEIGHTS
 
 _logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def read_weights(
         checkpoint = open_checkpoint(file, entry)
         if checkpoint.choice:
             _logger.info("%s: %s", file, checkpoint.choice)
-        return _convert(checkpoint.state_dict, arch, tag, prefix)
+        return to_our_layout(checkpoint.state_dict, arch, tag, prefix=prefix)
     except ValueError as error:
         raise ValueError(f"cannot load {file}: {error}") from error
 
@@ -133,7 +133,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         ValueError: If it is no checkpoint of the model's architecture.
     """
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    weights = _convert(state_dict_of(state_dict), cfg["architecture"], cfg.get("tag"))
+    weights = to_our_layout(checkpoint_of(state_dict).state_dict, cfg["architecture"], cfg.get("tag"))
     initial = model.state_dict()
     if _file_only.get():
         other = [key for key, value in initial.items() if key not in weights or weights[key].shape != value.shape]
@@ -157,13 +157,20 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return weights | {key: initial[key] for key in rest}
 
 
-def _convert(state_dict: dict[str, Tensor], arch: str, tag: str | None, prefix: str | None = None) -> dict[str, Tensor]:
-    """Convert to our layout.
+def to_our_layout(
+    state_dict: dict[str, Tensor],
+    arch: str,
+    tag: str | None = None,
+    source: Source | Literal["auto"] = "auto",
+    channel_order: ChannelOrder | None = None,
+    prefix: str | None = None,
+) -> dict[str, Tensor]:
+    """Convert as ``convert_state_dict`` does, in the channel order that the row of the pretrained table names.
 
-    The row of the pretrained table names the order of the original file's input channels; a file that is in timm's
-    layout is RGB already.
+    The row is of the original file; one that is in timm's layout is RGB already.
     """
     row = WEIGHTS.get(f"{arch}.{tag}")
-    source = find_subtree(state_dict, prefix=prefix).source
-    order: ChannelOrder | None = row.channel_order if row and source != "timm" else None
-    return convert_state_dict(state_dict, arch, source, channel_order=order, prefix=prefix)
+    subtree = find_subtree(state_dict, source, prefix)
+    if channel_order is None and row and subtree.source != "timm":
+        channel_order = row.channel_order
+    return convert_state_dict(state_dict, arch, subtree.source, channel_order, subtree.prefix)
