@@ -5,12 +5,14 @@ the inputs of the ``attn_drop`` modules; fused attention, which does not return 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .network.attention import MultiHeadAttention, SeparableAttention
 from .network.blocks import MobileViTBlock, SeparableMobileViTBlock
@@ -79,11 +81,9 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
         raise ValueError(f"expected a MobileViT of timm_mobilevit or a network with one, got {type(model).__name__}")
     if model.training:
         raise ValueError("expected a model in evaluation mode; call model.eval() first")
-    attentions = [m for m in model.modules() if isinstance(m, (MultiHeadAttention, SeparableAttention))]
-    fused = [m for m in attentions if isinstance(m, MultiHeadAttention) and m.fused_attn]
-    recorder = _Recorder()
-    handles = [block.register_forward_pre_hook(recorder.enter) for block in blocks]
-    handles += [module.attn_drop.register_forward_hook(recorder.record) for module in attentions]
+    fused = [m for m in model.modules() if isinstance(m, MultiHeadAttention) and m.fused_attn]
+    maps: list[AttentionMap] = []
+    handles = [handle for stage, block in enumerate(blocks, _FIRST_STAGE) for handle in _record(block, stage, maps)]
     try:
         for attention in fused:
             attention.fused_attn = False
@@ -93,40 +93,32 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
             attention.fused_attn = True
         for handle in handles:
             handle.remove()
-    return recorder.maps
+    return maps
 
 
-class _Recorder:
-    """Collect maps while a model runs.
+def _record(
+    block: MobileViTBlock | SeparableMobileViTBlock, stage: int, maps: list[AttentionMap]
+) -> Iterator[RemovableHandle]:
+    """Register hooks that append the maps of a block to a list when it runs."""
+    patch = block.patch_h, block.patch_w
+    size = [0, 0]
 
-    Blocks are counted as they run: an optimized network also holds blocks that do not run, around the same layers.
-    """
-
-    def __init__(self) -> None:
-        self.maps: list[AttentionMap] = []
-        self.stage = _FIRST_STAGE - 1
-        self.layer = 0
-        self.patch = self.size = (0, 0)
-        self.multi_head = False
-
-    def enter(self, block: nn.Module, args: tuple[Tensor]) -> None:
-        assert isinstance(block, (MobileViTBlock, SeparableMobileViTBlock))
-        self.multi_head = isinstance(block, MobileViTBlock)
-        self.patch = patch_h, patch_w = block.patch_h, block.patch_w
+    def enter(_: nn.Module, args: tuple[Tensor]) -> None:
         # The block enlarges its map to the next multiple of the patch.
-        height, width = args[0].shape[-2:]
-        self.size = (math.ceil(height / patch_h) * patch_h, math.ceil(width / patch_w) * patch_w)
-        self.stage += 1
-        self.layer = 0
+        size[:] = (math.ceil(side / step) * step for side, step in zip(args[0].shape[-2:], patch, strict=True))
 
-    def record(self, module: nn.Module, args: tuple[Tensor], weights: Tensor) -> None:
-        if self.multi_head:
+    def leave(layer: int, _: nn.Module, args: tuple[Tensor], weights: Tensor) -> None:
+        if isinstance(block, MobileViTBlock):
             received = weights.mean(dim=-2)  # [P·B, heads, N]
-            scores = fold_phases(received.transpose(1, 2), *self.patch, *self.size).permute(0, 3, 1, 2)
+            scores = fold_phases(received.transpose(1, 2), *patch, *size).permute(0, 3, 1, 2)
         else:
-            scores = rows_to_phases(weights, *self.patch, *self.size)  # from [B, 1, P, N]
-        self.layer += 1
-        self.maps.append(AttentionMap(self.stage, self.layer, self.patch, scores))
+            scores = rows_to_phases(weights, *patch, *size)  # from [B, 1, P, N]
+        maps.append(AttentionMap(stage, layer, patch, scores))
+
+    yield block.register_forward_pre_hook(enter)
+    attentions = (m for m in block.modules() if isinstance(m, (MultiHeadAttention, SeparableAttention)))
+    for layer, attention in enumerate(attentions, 1):
+        yield attention.attn_drop.register_forward_hook(partial(leave, layer))
 
 
 def overlay(image: Image.Image, relative: Tensor, *, opacity: float = 0.6) -> Image.Image:

@@ -48,9 +48,9 @@ def _fold_norm(norm: nn.Module, conv: nn.Module) -> nn.GroupNorm:
         return norm  # type: ignore[return-value]
     d = norm.num_channels
     with torch.no_grad():
-        matrix = _wide(conv.weight).flatten(1)  # [out, in]
-        conv.bias.copy_(_wide(conv.bias) + matrix[:, :d] @ _wide(norm.bias))  # type: ignore[union-attr, arg-type]
-        conv.weight[:, :d].copy_((matrix[:, :d] * _wide(norm.weight))[:, :, None, None])
+        matrix = wide(conv.weight).flatten(1)  # [out, in]
+        conv.bias.copy_(wide(conv.bias) + matrix[:, :d] @ wide(norm.bias))  # type: ignore[union-attr, arg-type]
+        conv.weight[:, :d].copy_((matrix[:, :d] * wide(norm.weight))[:, :, None, None])
     return nn.GroupNorm(norm.num_groups, d, eps=norm.eps, affine=False).train(norm.training)
 
 
@@ -77,5 +77,6 @@ def _fold_scale(attention: MultiHeadAttention) -> None:
     attention.scale_in_qkv = True
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
+    """Convert a tensor to the data type that products of weights are computed in."""
     return tensor if tensor.device.type == "mps" else tensor.double()  # Apple's GPUs have no float64

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..network.blocks import InvertedResidual, SeparableMobileViTBlock
 from ..network.layers import ConvNormAct
 from ..network.modes import is_unmodified
-from .fold_transformers import is_pointwise
+from .fold_transformers import is_pointwise, wide
 
 
 class JoinedStages(nn.Module):
@@ -87,10 +87,9 @@ def _lone_conv(layer: nn.Module) -> nn.Conv2d | None:
 def _product(inner: nn.Conv2d, outer: nn.Conv2d) -> nn.Conv2d:
     """Return one 1×1 convolution that equals two in sequence."""
     weight = outer.weight
-    wide = torch.float32 if weight.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     conv = nn.Conv2d(inner.in_channels, outer.out_channels, 1, device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
-        matrix = weight.to(wide).flatten(1)
-        conv.weight.copy_((matrix @ inner.weight.to(wide).flatten(1))[:, :, None, None])
-        conv.bias.copy_(matrix @ inner.bias.to(wide) + outer.bias.to(wide))  # type: ignore[union-attr]  # a folded norm
+        matrix = wide(weight).flatten(1)
+        conv.weight.copy_((matrix @ wide(inner.weight).flatten(1))[:, :, None, None])
+        conv.bias.copy_(matrix @ wide(inner.bias) + wide(outer.bias))  # type: ignore[union-attr, arg-type]
     return conv.requires_grad_(False)

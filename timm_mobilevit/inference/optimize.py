@@ -162,33 +162,26 @@ class ImageWise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the module to a batch of images or maps."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return self.module(x)  # type: ignore[no-any-return]
         # Compilers and exporters schedule the work themselves; a branch on the batch size would make it static.
-        elif not is_traced() and x.device.type == "cpu" and len(x) > 1:
-            return torch.cat([self.module(image) for image in x.split(1)])  # type: ignore[no-untyped-call]
-        else:
+        if torch.jit.is_scripting() or is_traced() or x.device.type != "cpu" or len(x) < 2:  # type: ignore[attr-defined]
             return self.module(x)  # type: ignore[no-any-return]
+        return torch.cat([self.module(image) for image in x.split(1)])  # type: ignore[no-untyped-call]
 
 
 def fold_norms(model: nn.Module) -> None:
     """Fold every batch norm of a network in evaluation mode into the convolution before it."""
     for module in model.modules():
-        _fold_norm(module)
-
-
-def _fold_norm(module: nn.Module) -> None:
-    """Fold the batch norm of our ConvNormAct, or of mmcv's ConvModule, into the convolution before it."""
-    if "forward" in module.__dict__:  # its forward may use its children in another way
-        return
-    if type(module) in (ConvNormAct, Stem):
-        norm_name = "bn"
-    elif getattr(module, "order", None) == ("conv", "norm", "act") and getattr(module, "norm_name", None):
-        norm_name = module.norm_name  # type: ignore[assignment]
-    else:
-        return
-    norm: Any = getattr(module, norm_name)
-    is_batch_norm = is_unmodified(norm, nn.BatchNorm2d) or is_unmodified(norm, nn.SyncBatchNorm)
-    if is_batch_norm and norm.running_var is not None and is_unmodified(module.conv, nn.Conv2d):  # type: ignore[arg-type]
-        module.conv = fuse_conv_bn_eval(module.conv, norm)  # type: ignore[type-var]
-        setattr(module, norm_name, nn.Identity())
+        if type(module) in (ConvNormAct, Stem):
+            name: Any = "bn"
+        elif getattr(module, "order", None) == ("conv", "norm", "act"):  # mmcv's ConvModule
+            name = getattr(module, "norm_name", None)
+        else:
+            continue
+        if not name or "forward" in module.__dict__:  # such a forward may use the children in another way
+            continue
+        conv: Any = module.conv
+        norm: Any = getattr(module, name)
+        is_batch_norm = is_unmodified(norm, nn.BatchNorm2d) or is_unmodified(norm, nn.SyncBatchNorm)
+        if is_batch_norm and norm.running_var is not None and is_unmodified(conv, nn.Conv2d):
+            module.conv = fuse_conv_bn_eval(conv, norm)
+            setattr(module, name, nn.Identity())

@@ -8,7 +8,7 @@ packages that they need are installed; otherwise, accessing them raises an Impor
 
 import importlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._installed import MissingExtraError, check_installed
 
@@ -21,21 +21,6 @@ from .convert import convert_state_dict
 from .foreign_configs import use_backbone
 from .runner import MobileViTRunner
 from .schedule import WarmUpLR
-
-if TYPE_CHECKING:
-    from .anchors import SSDLiteAnchorGenerator
-    from .seg_heads import MobileViTASPPHead, MobileViTPSPHead
-    from .seg_tta import MobileViTSegTTAModel
-    from .segmentor import MobileViTEncoderDecoder
-    from .ssd_crop import SSDCrop
-    from .ssd_head import SSDLiteHead
-    from .ssd_neck import SSDLiteNeck
-    from .transforms import (
-        RandomBrightnessFactor,
-        RandomGaussianBlur,
-        RandomPhotometricDistort,
-        ResizeToFloorMultiple,
-    )
 
 __all__ = [
     "BestCheckpointHook",

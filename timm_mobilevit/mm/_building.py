@@ -26,15 +26,20 @@ def build_model(cfg: Config, name: str) -> Any:
     if not cfg.get("model"):
         raise ValueError(f"{refused}: it has no model")
     enter_scope(cfg)
-    described = copy.deepcopy(cfg.model)
-    if cfg.get("data_preprocessor"):  # as mmengine's runner does for a model without one
-        described.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
     try:
-        model = MODELS.build(described)
+        model = MODELS.build(described_model(cfg))
     except ImportError:  # it names the extra
         raise
     except Exception as error:  # constructors of any model, and the registry, raise nearly anything
         raise ValueError(f"the model of {name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(getattr(model, "backbone", None), TimmMobileViT):
         raise ValueError(f"{refused}: its backbone is {type(getattr(model, 'backbone', None)).__name__}")
+    return model
+
+
+def described_model(cfg: Config) -> Any:
+    """Return a copy of the model of a config, with the data preprocessor that mmengine's runner would give it."""
+    model = copy.deepcopy(cfg.model)
+    if cfg.get("data_preprocessor"):
+        model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
     return model

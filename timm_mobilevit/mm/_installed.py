@@ -59,13 +59,10 @@ def enter_scope(config: Any) -> None:
     Raises:
         MissingExtraError: As :func:`check_installed`.
     """
-    scope = config.get("default_scope") or _scope_of((config.get("model") or {}).get("type"))
+    kind = (config.get("model") or {}).get("type")
+    packages = [base.__module__.partition(".")[0] for base in getattr(kind, "__mro__", ())]
+    scope = config.get("default_scope") or next((p for p in packages if p in _PART_OF_SCOPE), "mmengine")
     check_installed(_PART_OF_SCOPE.get(scope, "the backbone"))
     from mmengine.registry import init_default_scope
 
     init_default_scope(scope)
-
-
-def _scope_of(kind: Any) -> str:
-    packages = [base.__module__.partition(".")[0] for base in getattr(kind, "__mro__", ())]
-    return next((package for package in packages if package in _PART_OF_SCOPE), "mmengine")

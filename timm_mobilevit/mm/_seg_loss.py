@@ -22,41 +22,15 @@ def mend_class_weights(head: nn.Module) -> None:
     """
     for loss in head.modules():
         if isinstance(loss, CrossEntropyLoss) and loss.class_weight is not None and loss.cls_criterion is cross_entropy:
-            loss.cls_criterion = weighted_cross_entropy
+            loss.cls_criterion = _weighted_cross_entropy
 
 
-def weighted_cross_entropy(
-    pred: Tensor,
-    label: Tensor,
-    weight: Tensor | None = None,
-    class_weight: Tensor | None = None,
-    reduction: str = "mean",
-    avg_factor: Any = None,
-    ignore_index: int = -100,
-    **kwargs: Any,
+def _weighted_cross_entropy(
+    pred: Tensor, label: Tensor, *args: Any, class_weight: Tensor, ignore_index: int, **kwargs: Any
 ) -> Tensor:
-    """Compute mmseg's cross-entropy, with PyTorch's mean: weighted by the classes of the pixels that are not ignored.
-
-    Args:
-        pred: Logits [B, classes, H, W].
-        label: Classes [B, H, W].
-        weight: Weights of the pixels [B, H, W].
-        class_weight: One weight per class.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        avg_factor: Divisor of the mean, if another one.
-        ignore_index: Label of the pixels without loss.
-        **kwargs: As for mmseg's function.
-
-    Example:
-        >>> import torch, torch.nn.functional as F
-        >>> pred, label = torch.rand(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
-        >>> label[:, 0], weights = 255, torch.tensor([1.0, 2.0, 4.0])
-        >>> ours = weighted_cross_entropy(pred, label, class_weight=weights, ignore_index=255)
-        >>> torch.allclose(ours, F.cross_entropy(pred, label, weights, ignore_index=255))
-        True
-    """
-    if class_weight is not None and reduction == "mean" and avg_factor is None:
-        avg_factor = class_weight[label[label != ignore_index]].sum()
+    """Compute mmseg's cross-entropy with PyTorch's mean: weighted by the classes of the pixels that count."""
+    if kwargs["reduction"] == "mean" and kwargs.get("avg_factor") is None:
+        kwargs["avg_factor"] = class_weight[label[label != ignore_index]].sum()
     return cross_entropy(  # type: ignore[no-any-return]
-        pred, label, weight, class_weight, reduction, avg_factor, ignore_index, **kwargs
+        pred, label, *args, class_weight=class_weight, ignore_index=ignore_index, **kwargs
     )

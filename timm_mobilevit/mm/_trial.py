@@ -1,6 +1,5 @@
 """Trial of the model of a config: it is built, and computes its loss on random images."""
 
-import copy
 import re
 import traceback
 import warnings
@@ -12,6 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import nn
 
+from ._building import described_model
 from ._installed import enter_scope
 
 _SIDE = 512  # pixels; divisible by every stride in use, and large enough for heads that pool over windows
@@ -63,9 +63,7 @@ def _place(model: Any, error: Exception) -> str:
 
 def _build(config: Config) -> nn.Module:
     enter_scope(config)
-    described = copy.deepcopy(config.model)
-    if config.get("data_preprocessor"):
-        described.setdefault("data_preprocessor", copy.deepcopy(config.data_preprocessor))
+    described = described_model(config)
     preprocessor = described.get("data_preprocessor") or {}
     if preprocessor.get("size"):
         preprocessor["size"] = (_SIDE, _SIDE)
@@ -92,12 +90,10 @@ def _make_batch(config: Config, backbone: Any) -> dict[str, Any]:
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    samples = []
-    for _ in range(_IMAGES):
-        size = (_SIDE, _SIDE)
-        sample = SegDataSample(metainfo={"img_shape": size, "ori_shape": size, "pad_shape": size})
-        sample.gt_sem_seg = PixelData(data=torch.zeros(1, *size, dtype=torch.int64))
-        sample.gt_edge_map = PixelData(data=torch.zeros(1, *size, dtype=torch.int64))  # for heads that learn edges
-        samples.append(sample)
-    images = [torch.randint(256, (channels, _SIDE, _SIDE), dtype=torch.uint8) for _ in samples]
-    return {"inputs": images, "data_samples": samples}
+    size = (_SIDE, _SIDE)
+    meta = dict.fromkeys(("img_shape", "ori_shape", "pad_shape"), size)
+    samples = [SegDataSample(metainfo=meta) for _ in range(_IMAGES)]
+    for sample in samples:
+        for name in ("gt_sem_seg", "gt_edge_map"):  # some heads learn edges
+            sample.set_data({name: PixelData(data=torch.zeros(1, *size, dtype=torch.int64))})
+    return {"inputs": list(torch.randint(256, (_IMAGES, channels, *size), dtype=torch.uint8)), "data_samples": samples}

@@ -78,7 +78,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         if pretrained and init_cfg is not None:
             raise ValueError("pretrained and init_cfg both say where weights come from: give one of them")
         super().__init__(init_cfg)
-        self.model_name = model_name.partition(".")[0]
+        self.model_name, _, self._tag = model_name.partition(".")
         variant = get_variant(self.model_name)
         stages = len(variant.widths)
         if isinstance(out_indices, int):
@@ -96,7 +96,6 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         self.with_cp = with_cp
 
         self.pretrained = pretrained
-        self._full_name = model_name
         network = timm.create_model(
             self.model_name,
             in_chans=in_channels,
@@ -140,16 +139,15 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
 
     def _read_pretrained(self) -> Mapping[str, Tensor]:
         """Return the weights in our layout, with those of the other parts of the network."""
-        pretrained = self.pretrained
-        arch, _, tag = self._full_name.partition(".")
+        pretrained, tag = self.pretrained, self._tag
         if isinstance(pretrained, str) and not _is_file(pretrained):
             tag, pretrained = pretrained, True
-        if pretrained is True:
-            name = f"{arch}.{tag}" if tag else arch
+        if isinstance(pretrained, bool):
+            name = f"{self.model_name}.{tag}" if tag else self.model_name
             weights: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
         else:
-            options = {"file": pretrained} if isinstance(pretrained, str) else dict(pretrained or {})
-            weights = read_weights(arch=arch, tag=tag or None, **options)
+            options = {"file": pretrained} if isinstance(pretrained, str) else pretrained
+            weights = read_weights(arch=self.model_name, tag=tag or None, **options)
         stem = weights[_STEM]
         if stem.shape[1] == self.in_channels:
             return weights

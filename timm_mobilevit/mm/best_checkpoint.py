@@ -27,16 +27,14 @@ class BestCheckpointHook(CheckpointHook):  # type: ignore[misc]
         if self.save_best and self.key_indicators == ["auto"] and metrics:
             metrics = _summary_first(metrics)
             first = next(iter(metrics))
-            if self.rules == [None] and not self._has_rule(first):
+            known = (*self.greater_keys, *self.less_keys)
+            if self.rules == [None] and not any(key.lower() in first.lower() for key in known):
                 runner.logger.warning(
                     f"No best checkpoint is saved: is more of {first} better, or less? Say so with "
                     f"default_hooks.checkpoint.rule='greater' or 'less'"
                 )
                 return
         super().after_val_epoch(runner, metrics)
-
-    def _has_rule(self, name: str) -> bool:
-        return any(key.lower() in name.lower() for key in (*self.greater_keys, *self.less_keys))
 
 
 def _summary_first(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 
 from ..convert.layouts import ChannelOrder
+from ..convert.matching import some
 from ..convert.state_dicts import source_names
 from ..variants import get_variant
 from ._evaluated_data import evaluated_dataset
@@ -141,17 +142,14 @@ def _known_order(state_dict: Mapping[str, Tensor], arch: str) -> ChannelOrder:
 
 
 def _complain(model: str, arch: str, missing: list[str], wrong: list[str], left_over: list[str]) -> str:
-    def some(names: list[str]) -> str:
-        return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-    if not any(name.startswith("encoder.") for name in left_over) and any(n.startswith("encoder.") for n in missing):
-        hint = "it has no encoder: a classification checkpoint goes into the backbone (pretrained=FILE), not here; "
-    else:
-        hint = ""
-    parts = {"missing": missing, "wrong shape": wrong, "unknown": left_over}
-    return f"this is no checkpoint of a {model} over {arch}: {hint}" + "; ".join(
-        f"{what} {some(names)}" for what, names in parts.items() if names
-    )
+    parts = [
+        f"{what} {some(names)}"
+        for what, names in (("missing", missing), ("wrong shape", wrong), ("unknown", left_over))
+        if names
+    ]
+    if any(n.startswith("encoder.") for n in missing) and not any(n.startswith("encoder.") for n in left_over):
+        parts.insert(0, "it has no encoder: a classification checkpoint goes into the backbone (pretrained=FILE)")
+    return f"this is no checkpoint of a {model} over {arch}: {'; '.join(parts)}"
 
 
 def dataset_meta(config: Any) -> dict[str, Any]:

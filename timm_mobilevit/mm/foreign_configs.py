@@ -17,6 +17,7 @@ from ._type_names import type_name
 
 _STRIDES = (2, 4, 8, 16, 32)  # of our stages
 _PROBE = 256  # pixels; divisible by every stride in use
+_SETTINGS = ("frozen_stages", "norm_eval", "with_cp")
 # Options of mmdet's and mmseg's backbones that ours do not have.
 _EXTRAS = ("plugins", "dcn", "gcb", "gen_attention", "sac", "rfp_inplanes")
 
@@ -94,8 +95,8 @@ def use_backbone(
     new_channels = [widths[stage] for stage in stages]
     new_strides = [min(_STRIDES[stage], output_stride) for stage in stages]
     notes = _lost(old, options)
-    for part in _consumers(model):
-        notes += _set_channels(part, model, channels, new_channels)
+    for name, part in _consumers(model):
+        notes += _set_channels(name, part, channels, new_channels)
     if new_strides != strides:
         notes += _set_strides(model, strides, new_strides)
     notes += _set_preprocessing(config, image_channels)
@@ -157,25 +158,21 @@ def _consumers(model: Any) -> Iterator[tuple[str, Any]]:
                 yield name if i is None else f"{name}.{i}", item
 
 
-def _set_channels(part: tuple[str, Any], model: Any, old: list[int], new: list[int]) -> list[str]:
+def _set_channels(name: str, part: Any, old: list[int], new: list[int]) -> list[str]:
     """Set ``in_channels`` of one part to those of the new maps."""
-    name, cfg = part
-    index = cfg.get("in_index", -1 if isinstance(cfg.get("in_channels"), int) else range(len(old)))
-    given = cfg.get("in_channels")
-    chosen = [old[i] for i in index] if isinstance(index, Sequence) else old[index]
-    if given is None or (list(given) if isinstance(given, list | tuple) else given) != chosen:
+    given = part.get("in_channels")
+    index = part.get("in_index", -1 if isinstance(given, int) else range(len(old)))
+    before, after = ([maps[i] for i in index] if isinstance(index, Sequence) else maps[index] for maps in (old, new))
+    if (list(given) if isinstance(given, tuple) else given) != before:
         return [
-            f"{name}.in_channels is {given}, not the {chosen} channels of the replaced backbone: set it to what "
-            f"{cfg['type']} gets from maps of {new} channels"
+            f"{name}.in_channels is {given}, not the {before} channels of the replaced backbone: set it to what "
+            f"{part['type']} gets from maps of {new} channels"
         ]
-    if isinstance(given, list | tuple):  # some necks take no other type
-        cfg["in_channels"] = type(given)(new[i] for i in index)
-    else:
-        cfg["in_channels"] = new[index]
-    if isinstance(chosen, list) and cfg.get("channels") == sum(chosen) != sum(cfg["in_channels"]):
+    part["in_channels"] = tuple(after) if isinstance(given, tuple) else after  # some necks take no other type
+    if isinstance(before, list) and part.get("channels") == sum(before) != sum(after):
         return [
-            f"{name}.channels is left at {cfg['channels']}, the sum of the old channels; that of the new ones is "
-            f"{sum(cfg['in_channels'])}"
+            f"{name}.channels is left at {part['channels']}, the sum of the old channels; that of the new ones is "
+            f"{sum(after)}"
         ]
     return []
 
@@ -209,8 +206,7 @@ def _set_preprocessing(config: Config, channels: int) -> list[str]:
     """Set the preprocessing to images in [0, 1], RGB if they have three channels."""
     numbers = 3 if channels == 3 else 1  # mmengine takes no others; one stands for all channels
     wanted = {"mean": [0.0] * numbers, "std": [255.0] * numbers, "bgr_to_rgb": channels == 3}
-    where = config.model if config.model.get("data_preprocessor") else config
-    preprocessor = where.get("data_preprocessor")
+    preprocessor = config.model.get("data_preprocessor") or config.get("data_preprocessor")
     if not preprocessor:
         return [f"there is no data_preprocessor: images must arrive in [0, 1], so give it {wanted}"]
     preprocessor.update(wanted)
@@ -220,15 +216,11 @@ def _set_preprocessing(config: Config, channels: int) -> list[str]:
 
 def _lost(old: Any, options: dict[str, Any]) -> list[str]:
     """Describe what the replaced backbone had besides layers: settings that ours take, and parts that ours lack."""
-    settings = {name: old.get(name) for name in ("frozen_stages", "norm_eval", "with_cp")}
-    return [
-        f"the replaced backbone had {name}={value}; ours has not, unless you pass {name}"
-        for name, value in settings.items()
-        if value not in (None, -1, False) and name not in options
-    ] + [
-        f"the replaced backbone had {name}={old[name]}; ours has nothing of the kind"
-        for name in _EXTRAS
-        if old.get(name)
+    had = {name: f"the replaced backbone had {name}={value}; ours has" for name, value in old.items()}
+    settings = [name for name in _SETTINGS if old.get(name) not in (None, -1, False) and name not in options]
+    extras = [name for name in _EXTRAS if old.get(name)]
+    return [f"{had[name]} not, unless you pass {name}" for name in settings] + [
+        f"{had[name]} nothing of the kind" for name in extras
     ]
 
 

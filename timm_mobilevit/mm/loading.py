@@ -38,7 +38,6 @@ def load_model(
     cfg = Config.fromfile(path)
     model = build_model(cfg, str(path))
     if checkpoint is not None:
-        read = isinstance(checkpoint, Mapping)
         state_dict = dict(checkpoint) if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)
         if not any(key.startswith("backbone.") for key in state_dict):
             state_dict = convert_state_dict(state_dict, model, channel_order)
@@ -47,6 +46,6 @@ def load_model(
         try:
             model.load_state_dict(state_dict)
         except RuntimeError as error:
-            name = "the state dict" if read else checkpoint
+            name = "the state dict" if isinstance(checkpoint, Mapping) else checkpoint
             raise ValueError(f"{name} does not hold the weights of {path.name}: {error}") from error
     return model.eval(), cfg

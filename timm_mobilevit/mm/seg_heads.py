@@ -9,15 +9,31 @@ from typing import Any
 import torch
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import ASPPHead, PSPHead
-from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..network.modes import is_exporting
 
 
+class _Head:
+    """What both heads have in common."""
+
+    def _transform_inputs(self: Any, inputs: Any) -> Tensor:
+        x: Tensor = super()._transform_inputs(inputs)  # type: ignore[misc]
+        if x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{type(self).__name__} was built for {self.in_channels} channels, the backbone gives {x.shape[1]}: "
+                "set in_channels to that"
+            )
+        return x
+
+    def _conv(self: Any, in_chs: int, out_chs: int, kernel_size: int) -> ConvModule:
+        layer = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
+        return ConvModule(in_chs, out_chs, kernel_size, padding=kernel_size // 2, **layer)
+
+
 @MODELS.register_module()
-class MobileViTASPPHead(ASPPHead):  # type: ignore[misc]
+class MobileViTASPPHead(_Head, ASPPHead):  # type: ignore[misc]
     """DeepLabv3 head whose branches are joined by a 1×1 convolution; mmseg's has a 3×3.
 
     Args:
@@ -28,23 +44,15 @@ class MobileViTASPPHead(ASPPHead):  # type: ignore[misc]
 
     def __init__(self, branch_dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.bottleneck = ConvModule(
-            (len(self.dilations) + 1) * self.channels,
-            self.channels,
-            1,
-            conv_cfg=self.conv_cfg,
-            norm_cfg=self.norm_cfg,
-            act_cfg=self.act_cfg,
-        )
+        self.bottleneck = self._conv((len(self.dilations) + 1) * self.channels, self.channels, 1)
         self.branch_dropout = nn.Dropout(branch_dropout)
 
     def _forward_feature(self, inputs: Any) -> Tensor:
-        _check_channels(self, inputs)
         return self.branch_dropout(super()._forward_feature(inputs))  # type: ignore[no-any-return]
 
 
 @MODELS.register_module()
-class MobileViTPSPHead(PSPHead):  # type: ignore[misc]
+class MobileViTPSPHead(_Head, PSPHead):  # type: ignore[misc]
     """PSPNet head whose branches have their own width; mmseg's have that of the output.
 
     Args:
@@ -54,18 +62,10 @@ class MobileViTPSPHead(PSPHead):  # type: ignore[misc]
 
     def __init__(self, branch_channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        common = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
-        self.psp_modules = PPM(
-            self.pool_scales, self.in_channels, branch_channels, align_corners=self.align_corners, **common
-        )
-        for scale, branch in zip(self.pool_scales, self.psp_modules, strict=True):
-            branch[0] = GridPool(scale)
+        for i, scale in enumerate(self.pool_scales):
+            self.psp_modules[i] = nn.Sequential(GridPool(scale), self._conv(self.in_channels, branch_channels, 1))
         joined = self.in_channels + len(self.pool_scales) * branch_channels
-        self.bottleneck = ConvModule(joined, self.channels, 3, padding=1, **common)
-
-    def _forward_feature(self, inputs: Any) -> Tensor:
-        _check_channels(self, inputs)
-        return super()._forward_feature(inputs)  # type: ignore[no-any-return]
+        self.bottleneck = self._conv(joined, self.channels, 3)
 
 
 class GridPool(nn.AdaptiveAvgPool2d):
@@ -95,12 +95,3 @@ def _cells(size: int, count: Any) -> Tensor:
     cell, pixel = torch.arange(count)[:, None], torch.arange(size)
     inside = (pixel >= cell * size // count) & (pixel < ((cell + 1) * size + count - 1) // count)
     return inside / inside.sum(dim=1, keepdim=True)  # type: ignore[no-any-return]
-
-
-def _check_channels(head: Any, inputs: Any) -> None:
-    channels = head._transform_inputs(inputs).shape[1]
-    if channels != head.in_channels:
-        raise ValueError(
-            f"{type(head).__name__} was built for {head.in_channels} channels, the backbone gives {channels}: set "
-            "in_channels to that"
-        )

@@ -49,8 +49,7 @@ class MobileViTEncoderDecoder(EncoderDecoder):  # type: ignore[misc]
     def predict(self, inputs: Tensor, data_samples: Any = None) -> Any:
         """Segment images [B, 3, H, W]; without data samples, which say the original size, at their own size."""
         if data_samples is None:
-            shape = tuple(inputs.shape[-2:])
-            meta = {"ori_shape": shape, "img_shape": shape, "pad_shape": shape}
+            meta = dict.fromkeys(("ori_shape", "img_shape", "pad_shape"), tuple(inputs.shape[-2:]))
             data_samples = [SegDataSample(metainfo=meta) for _ in inputs]
         return super().predict(inputs, data_samples)
 
@@ -76,20 +75,14 @@ def _padded(metas: list[dict[str, Any]]) -> bool:
     return any(any(meta.get("img_padding_size", meta.get("padding_size", ()))) for meta in metas)
 
 
-def _without_foreign_options(head: Any) -> Any:
-    """Return the config of a head, or of several, whose losses have ``avg_non_ignore`` only if they take it."""
-    if isinstance(head, list | tuple):
-        return [_without_foreign_options(part) for part in head]
-    losses = head.get("loss_decode")
-    if losses is None:
-        return head
-    usable = [
-        {key: value for key, value in loss.items() if key != _AVG_NON_IGNORE or _takes_avg_non_ignore(loss["type"])}
-        for loss in (losses if isinstance(losses, list | tuple) else [losses])
-    ]
-    return {**head, "loss_decode": usable if isinstance(losses, list | tuple) else usable[0]}
-
-
-def _takes_avg_non_ignore(kind: Any) -> bool:
-    loss = MODELS.get(kind) if isinstance(kind, str) else kind
-    return loss is None or _AVG_NON_IGNORE in inspect.signature(loss).parameters
+def _without_foreign_options(part: Any) -> Any:
+    """Return the config of heads or losses, with ``avg_non_ignore`` only in losses that take it."""
+    if isinstance(part, list | tuple):
+        return [_without_foreign_options(item) for item in part]
+    if part.get("loss_decode"):
+        return {**part, "loss_decode": _without_foreign_options(part["loss_decode"])}
+    if _AVG_NON_IGNORE in part:
+        loss = MODELS.get(part["type"]) if isinstance(part["type"], str) else part["type"]
+        if loss and _AVG_NON_IGNORE not in inspect.signature(loss).parameters:
+            return {key: value for key, value in part.items() if key != _AVG_NON_IGNORE}
+    return part

@@ -46,10 +46,7 @@ class SSDCrop(BaseTransform):  # type: ignore[misc]
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Crop ``img`` and ``gt_bboxes``, with the labels and ignore flags that belong to them."""
         boxes = results["gt_bboxes"]
-        height, width = results["img"].shape[:2]
-        if not len(boxes):
-            return results
-        crop = self._random_crop(boxes.tensor.numpy(), height, width)
+        crop = self._random_crop(boxes.tensor.numpy(), *results["img"].shape[:2]) if len(boxes) else None
         if crop is None:
             return results
         left, top, right, bottom = crop
@@ -92,7 +89,5 @@ def _overlaps(boxes: NDArray[Any], crop: tuple[int, int, int, int]) -> NDArray[A
 
 
 def _centres_inside(boxes: NDArray[Any], crop: tuple[int, int, int, int]) -> NDArray[Any]:
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    left, top, right, bottom = crop
-    inside: NDArray[Any] = (x > left) & (x < right) & (y > top) & (y < bottom)
-    return inside
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centres > crop[:2]) & (centres < crop[2:])).all(axis=1)  # type: ignore[no-any-return]

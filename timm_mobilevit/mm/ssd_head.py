@@ -31,12 +31,11 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
     ``max_per_img`` (-1 for no limit).
 
     Args:
-        num_classes: Classes without the background.
         in_channels: Channels of each level.
         norm_cfg: Norm after the depthwise convolutions.
         anchor_generator: A ``SSDLiteAnchorGenerator``.
         bbox_coder: Box coder; by default with the reference's variances, 0.1 for centres and 0.2 for sizes.
-        **kwargs: As for ``mmdet.models.SSDHead``.
+        **kwargs: As for ``mmdet.models.SSDHead``; ``num_classes`` are those without the background.
     """
 
     # BaseDenseHead asks for it, SSDHead does not set it.
@@ -44,7 +43,6 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
 
     def __init__(
         self,
-        num_classes: int = 80,
         in_channels: Sequence[int] = (512, 256, 256, 128, 128, 64),
         norm_cfg: Any = None,
         anchor_generator: Any = None,
@@ -52,7 +50,6 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            num_classes=num_classes,
             in_channels=in_channels,
             norm_cfg=norm_cfg or {"type": "BN"},
             anchor_generator=anchor_generator or {"type": "mmdet.SSDLiteAnchorGenerator"},
@@ -100,24 +97,16 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         self, featmap_sizes: Sequence[tuple[int, int]], batch_img_metas: list[dict[str, Any]], device: Any = "cuda"
     ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """Make the anchors of a batch for the size of its images; all of them are valid."""
-        anchors = self._anchors(featmap_sizes, batch_img_metas, torch.float32, device)
+        anchors = self._anchors(featmap_sizes, batch_img_metas[0], torch.float32, device)
         valid = [torch.ones(len(level), dtype=torch.bool, device=device) for level in anchors]
         return [anchors] * len(batch_img_metas), [valid] * len(batch_img_metas)
 
     def loss_by_feat(
-        self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        batch_gt_instances: list[InstanceData],
-        batch_img_metas: list[dict[str, Any]],
-        batch_gt_instances_ignore: list[InstanceData] | None = None,
+        self, cls_scores: Any, bbox_preds: Any, batch_gt_instances: Any, batch_img_metas: Any, *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
         """Compute the losses; boxes without area are left out with a warning, for their size has no logarithm."""
         kept = [_with_area(gt, meta) for gt, meta in zip(batch_gt_instances, batch_img_metas, strict=True)]
-        losses: dict[str, Any] = super().loss_by_feat(
-            cls_scores, bbox_preds, kept, batch_img_metas, batch_gt_instances_ignore
-        )
-        return losses
+        return super().loss_by_feat(cls_scores, bbox_preds, kept, batch_img_metas, *args, **kwargs)  # type: ignore[no-any-return]
 
     def get_targets(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Assign anchors, with the positives of the whole batch as divisor of the losses, at least one."""
@@ -140,7 +129,7 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         assert batch_img_metas is not None
         cfg = self.test_cfg if cfg is None else cfg
         sizes = [(level.shape[-2], level.shape[-1]) for level in cls_scores]
-        anchors = torch.cat(self._anchors(sizes, batch_img_metas, cls_scores[0].dtype, cls_scores[0].device))
+        anchors = torch.cat(self._anchors(sizes, batch_img_metas[0], cls_scores[0].dtype, cls_scores[0].device))
         scores = flatten_levels(cls_scores, self.cls_out_channels).softmax(-1)[..., :-1]  # without the background
         deltas = flatten_levels(bbox_preds, 4)
         return [
@@ -158,8 +147,8 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         inside = _has_area(_clip(boxes, limit))
         scores, boxes = scores[inside], boxes[inside]
         most = cfg.get("nms_pre", -1)
-        most = scores.shape[0] if most < 0 else min(most, scores.shape[0])
-        top, index = scores.topk(most, dim=0)  # of each class, over all levels
+        # Of each class, over all levels.
+        top, index = scores.topk(min(most, len(scores)) if most >= 0 else len(scores), dim=0)
         keep = top > cfg.get("score_thr", 0.0)
         labels = torch.arange(scores.shape[1], device=scores.device).expand_as(top)[keep]
         results = InstanceData(bboxes=boxes[index[keep]], scores=top[keep], labels=labels)
@@ -177,17 +166,10 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         return results
 
     def _anchors(
-        self,
-        featmap_sizes: Sequence[tuple[int, int]],
-        batch_img_metas: list[dict[str, Any]],
-        dtype: torch.dtype,
-        device: Any,
+        self, sizes: Sequence[tuple[int, int]], meta: dict[str, Any], dtype: torch.dtype, device: Any
     ) -> list[Tensor]:
-        height, width = batch_img_metas[0].get("batch_input_shape", batch_img_metas[0]["img_shape"])[:2]
-        anchors: list[Tensor] = self.prior_generator.grid_priors(
-            featmap_sizes, dtype, device, input_size=(int(width), int(height))
-        )
-        return anchors
+        height, width = map(int, meta.get("batch_input_shape", meta["img_shape"])[:2])
+        return self.prior_generator.grid_priors(sizes, dtype, device, (width, height))  # type: ignore[no-any-return]
 
 
 def flatten_levels(levels: list[Tensor], width: int) -> Tensor:
@@ -218,7 +200,4 @@ def _with_area(gt: InstanceData, meta: dict[str, Any]) -> InstanceData:
 
 def _rank_in_class(labels: Tensor) -> Tensor:
     """Return how many earlier entries have the same label."""
-    order = labels.argsort(stable=True)
-    counts = labels.bincount()
-    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return torch.empty_like(labels).scatter_(0, order, torch.arange(len(labels), device=labels.device) - starts)
+    return nn.functional.one_hot(labels).cumsum(0).gather(1, labels[:, None])[:, 0] - 1

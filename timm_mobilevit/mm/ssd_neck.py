@@ -5,6 +5,7 @@ from ._installed import check_installed
 check_installed("detection")
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
@@ -12,7 +13,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-_INIT = ({"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"},)
+_INIT = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
 
 
 @MODELS.register_module()
@@ -52,7 +53,7 @@ class SSDLiteNeck(BaseModule):  # type: ignore[misc]
         act_cfg: Any = None,
         init_cfg: Any = _INIT,
     ) -> None:
-        super().__init__(list(init_cfg) if isinstance(init_cfg, tuple) else init_cfg)
+        super().__init__(init_cfg)
         norm_cfg = norm_cfg or {"type": "BN"}
         act_cfg = act_cfg or {"type": "ReLU"}
         if len(in_channels) != 2 or len(proj_channels) != 2:
@@ -63,18 +64,15 @@ class SSDLiteNeck(BaseModule):  # type: ignore[misc]
             nn.Identity() if chs == out_chs else ConvModule(chs, out_chs, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
             for chs, out_chs in zip(in_channels, proj_channels, strict=True)
         )
-        self.extra_layers = nn.ModuleList()
-        chs = in_channels[-1]
-        for out_chs in extra_channels:
-            self.extra_layers.append(
-                DepthwiseSeparableConvModule(
-                    chs, out_chs, 3, stride=2, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg, dw_act_cfg=None
-                )
+        widths = (in_channels[-1], *extra_channels)
+        self.extra_layers = nn.ModuleList(
+            DepthwiseSeparableConvModule(
+                chs, out_chs, 3, stride=2, padding=1, norm_cfg=norm_cfg, act_cfg=act_cfg, dw_act_cfg=None
             )
-            chs = out_chs
-        self.pool_layer = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), ConvModule(chs, pool_channels, 1, bias=False, norm_cfg=None, act_cfg=act_cfg)
+            for chs, out_chs in pairwise(widths)
         )
+        pooled = ConvModule(widths[-1], pool_channels, 1, bias=False, norm_cfg=None, act_cfg=act_cfg)
+        self.pool_layer = nn.Sequential(nn.AdaptiveAvgPool2d(1), pooled)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Map the backbone's last two maps to six levels.

@@ -24,24 +24,18 @@ _FORWARD = {kind: kind.forward for kind in _TYPES}
 
 def is_exporting() -> bool:
     """Return whether ``torch.export`` traces the model, for ONNX and other runtimes, where each operator costs time."""
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return False
-    else:  # TorchScript compiles only the branch it takes
-        # A bare ignore: TorchScript takes one with two codes for the type of the function.
-        return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore
+    # TorchScript compiles only the arm that it takes. Bare ignores: it takes those with codes for the function's type.
+    return False if torch.jit.is_scripting() else (torch.compiler.is_exporting() or torch.jit.is_tracing())  # type: ignore
 
 
 def is_exporting_onnx() -> bool:
     """Return whether the graph will be an ONNX file."""
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return False
-    else:
-        return torch.onnx.is_in_onnx_export()  # type: ignore
+    return False if torch.jit.is_scripting() else torch.onnx.is_in_onnx_export()  # type: ignore
 
 
 def is_traced() -> bool:
     """Return whether a compiler or an exporter traces the model."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore
 
 
 def is_transformed() -> bool:
@@ -51,10 +45,11 @@ def is_transformed() -> bool:
         >>> torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2)), is_transformed()
         (tensor([1., 1.]), False)
     """
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return False
-    else:
-        return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return (
+        False
+        if torch.jit.is_scripting()  # type: ignore[attr-defined]
+        else torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 def has_global_hooks() -> bool:
