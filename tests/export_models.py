@@ -3,19 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import timm
 import torch
 from random_weights import randomise
 
 from timm_mobilevit import MobileViT
 from timm_mobilevit.variants import VARIANTS
-
-NAMES = timm.list_models(module="mobilevit_zoo")
-# The smallest variant of each kind of block.
-KINDS = [
-    min((name for name in NAMES if VARIANTS[name].block == kind), key=lambda name: VARIANTS[name].widths)
-    for kind in sorted({variant.block for variant in VARIANTS.values()})
-]
 
 
 def run_file(path, images):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from bench_models import NAMES, V1, V2, V3
+from bench_models import V1, V2, V3
+from kinds import NAMES
 from torch import nn
 
 from benchmarks import exports, speed

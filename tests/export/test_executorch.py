@@ -3,7 +3,8 @@
 import pytest
 import timm
 import torch
-from export_models import KINDS, NAMES, shallow
+from export_models import shallow
+from kinds import KINDS, NAMES
 from PIL import Image
 from random_weights import randomise
 from torch import nn

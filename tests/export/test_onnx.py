@@ -7,7 +7,8 @@ import warnings
 import pytest
 import timm
 import torch
-from export_models import KINDS, NAMES, assert_plain, assert_traced_plain, close, interface, run_file, shallow
+from export_models import assert_plain, assert_traced_plain, close, interface, run_file, shallow
+from kinds import KINDS, NAMES
 from PIL import Image
 from random_weights import randomise
 from timm.data import resolve_model_data_config

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from export_models import KINDS, close, interface, run_file, shallow
+from export_models import close, interface, run_file, shallow
+from kinds import KINDS
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.task import ClassificationTask

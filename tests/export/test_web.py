@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from export_models import KINDS, close, interface, shallow
+from export_models import close, interface, shallow
+from kinds import KINDS
 from PIL import Image
 from random_weights import randomise
 from typer.testing import CliRunner

@@ -14,7 +14,8 @@ import timm
 import torch
 import typer
 from chromium import WIDTHS, chromium, resize, serve
-from export_models import KINDS, shallow
+from export_models import shallow
+from kinds import KINDS
 from PIL import Image, PngImagePlugin
 from timm.data import create_transform, resolve_data_config
 

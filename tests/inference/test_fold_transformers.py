@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from export_models import KINDS, shallow
+from export_models import shallow
+from kinds import KINDS
 from torch import nn
 
 from timm_mobilevit import optimize_for_inference
