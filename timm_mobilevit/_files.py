@@ -94,18 +94,19 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> file.read_text(), len(list(file.parent.iterdir()))
         ('done', 1)
     """
-    with _staged(path.parent, path) as stage:
+    with filling(path.parent, path) as stage:
         yield stage / path.name
 
 
 @contextmanager
-def filling(folder: Path) -> Iterator[Path]:
+def filling(folder: Path, target: Path | None = None) -> Iterator[Path]:
     """Give a hidden folder to write to; at the end, its files move into a folder, all or none.
 
     Files of other names stay. After an error, nothing has changed.
 
     Args:
         folder: The folder; it is made where needed. The hidden one is in it, since it may be a file system of its own.
+        target: What an error names; None for the folder.
 
     Raises:
         OSError: If the disk is full, whichever exception the writing library raises.
@@ -121,8 +122,20 @@ def filling(folder: Path) -> Iterator[Path]:
         >>> sorted(file.name for file in folder.iterdir())
         ['a.txt', 'b.txt']
     """
-    with _staged(folder, folder) as stage:
-        yield stage
+    with _made(folder):
+        try:
+            stage = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=folder))
+        except OSError as error:
+            raise _cannot_write(target or folder, error) from error
+        try:
+            yield stage
+            _move(stage, folder)
+        except Exception as error:
+            if refusal := _refusal(error, stage):
+                raise _cannot_write(target or folder, refusal) from error
+            raise
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager
@@ -200,24 +213,6 @@ def _made(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # one that is not empty
             for path in missing:
                 path.rmdir()
-
-
-@contextmanager
-def _staged(folder: Path, target: Path) -> Iterator[Path]:
-    with _made(folder):
-        try:
-            stage = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=folder))
-        except OSError as error:
-            raise _cannot_write(target, error) from error
-        try:
-            yield stage
-            _move(stage, folder)
-        except Exception as error:
-            if refusal := _refusal(error, stage):
-                raise _cannot_write(target, refusal) from error
-            raise
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
 
 
 def _move(stage: Path, folder: Path) -> None:

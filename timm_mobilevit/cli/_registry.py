@@ -10,8 +10,6 @@ from .._nearest import suggestion
 from ..variants import VARIANTS, get_variant
 from ..weights.pretrained import WEIGHTS
 
-MODULE = "mobilevit_zoo"  # the name that timm's registry files our models under
-
 
 def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
     """Return the names that match a pattern, from small to large within each generation.
@@ -29,17 +27,13 @@ def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
         >>> find_names("*_1_5.*22k*", tags=True)
         ['mobilevitv2_1_5.cvnets_in22k_ft_in1k', 'mobilevitv2_1_5.cvnets_in22k_ft_in1k_384']
     """
-    names = timm.list_models(as_wildcards(pattern), module=MODULE, include_tags=tags)
+    wildcards = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    names = timm.list_models(wildcards, module="mobilevit_zoo", include_tags=tags)
     if not names:
         hint = suggestion(pattern, WEIGHTS if tags else VARIANTS, "`timm-mobilevit list` shows all")
         raise ValueError(f"nothing matches {pattern!r}; {hint}")
     # timm's own order is alphabetical: s, xs, xxs and 1_5 before 1_25.
     return sorted(names, key=list(WEIGHTS if tags else VARIANTS).index)
-
-
-def as_wildcards(pattern: str) -> str:
-    """Return the wildcards that a pattern of :func:`find_names` means."""
-    return pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -18,9 +18,8 @@ def ending_on_signals() -> Iterator[None]:
     where Python cannot handle them.
     """
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP
-    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():
-        ours = []
+    can_handle = threading.current_thread() is threading.main_thread()
+    ours = [number for number in numbers if can_handle and signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, _end)
     try:

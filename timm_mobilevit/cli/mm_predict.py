@@ -59,7 +59,7 @@ def predict_dense(
     check_folder(out, names)
     model, cfg = load_dense(load_model, config, checkpoint, entry)
     model = model.to(usable_device(device))
-    finite = _Finite(model)
+    finite = _watch(model)
     prepare = _preparation(evaluated_steps(cfg))
     meta = dataset_meta(cfg)
     if not meta.get("classes"):
@@ -77,7 +77,11 @@ def predict_dense(
         with torch.inference_mode():
             (sample,) = model.test_step({key: [value] for key, value in packed.items()})
         sample = sample.cpu()
-        if not finite.holds(sample):
+        if "seg_logits" in sample:
+            finite.append(bool(sample.seg_logits.data.isfinite().all()))
+        is_finite = all(finite)
+        finite.clear()
+        if not is_finite:
             yield {"image": str(path), "error": NOT_FINITE}
             continue
         if "pred_instances" in sample:
@@ -127,25 +131,19 @@ def _visualizer(kind: str, meta: dict[str, Any]) -> Any:
     return visualizer
 
 
-class _Finite:
-    """Check that the outputs of the parts of a model are finite.
+def _watch(model: Any) -> list[bool]:
+    """Return a list that fills with whether the outputs of the parts of a model are finite.
 
     The detections do not show it: a score that is NaN is below every threshold.
     """
+    finite: list[bool] = []
 
-    def __init__(self, model: Any) -> None:
-        self.so_far = True
-        for part in model.children():
-            part.register_forward_hook(self._look)
+    def look(module: Any, args: Any, output: Any) -> None:
+        finite.extend(bool(x.isfinite().all()) for x in tree_leaves(output) if torch.is_tensor(x))
 
-    def _look(self, module: Any, args: Any, output: Any) -> None:
-        self.so_far = self.so_far and all(x.isfinite().all().item() for x in tree_leaves(output) if torch.is_tensor(x))
-
-    def holds(self, sample: Any) -> bool:
-        """Return whether all outputs for the last sample are finite."""
-        logits = sample.seg_logits.data if "seg_logits" in sample else torch.zeros(0)
-        holds, self.so_far = self.so_far and bool(logits.isfinite().all()), True
-        return holds
+    for part in model.children():
+        part.register_forward_hook(look)
+    return finite
 
 
 def text_lines(entry: dict[str, Any]) -> Iterator[str]:

@@ -34,13 +34,8 @@ def rules(variant: Variant) -> list[tuple[str, str]]:
             (r"\.mlp\.fc1\.", ".pre_norm_ffn.1."),
             (r"\.mlp\.fc2\.", ".pre_norm_ffn.4."),
         ]
-    # The norm after the last transformer layer counts as one more layer.
-    last_norm = [
-        (rf"^stages\.{stage}\.1\.norm\.", f"stages.{stage}.1.global_rep.{depth}.")
-        for stage, depth in zip((2, 3, 4), variant.transformer_depths, strict=True)
-    ]
     return [
-        *last_norm,
+        *last_norms(variant),
         *local,
         *layer,
         (r"\.transformer\.", ".global_rep."),
@@ -54,4 +49,12 @@ def rules(variant: Variant) -> list[tuple[str, str]]:
         *((rf"^stages\.{stage}\.", f"layer_{stage + 1}.") for stage in range(5)),
         (r"^final_conv\.", "conv_1x1_exp.block."),
         (r"^head\.fc\.", "classifier.1." if variant.separable else "classifier.fc."),
+    ]
+
+
+def last_norms(variant: Variant) -> list[tuple[str, str]]:
+    """Return the names of the norms after the last transformer layers, each of which counts as one more layer."""
+    return [
+        (rf"^stages\.{stage}\.1\.norm\.", f"stages.{stage}.1.global_rep.{depth}.")
+        for stage, depth in zip((2, 3, 4), variant.transformer_depths, strict=True)
     ]

@@ -43,10 +43,6 @@ class Layout:
         match = re.fullmatch(rf"((?:.*?\.)??){self.signature.pattern}", key)
         return match[1] if match else None
 
-    def landmark_beside(self, key: str) -> str:
-        """Name the landmark that stands beside a first convolution."""
-        return key.removesuffix(STEM) + self.landmark
-
     def channel_order(self, variant: Variant) -> ChannelOrder:
         """Return the order of the channels that weights of an architecture expect."""
         return "bgr" if variant.block in self.bgr else "rgb"

@@ -3,6 +3,7 @@
 import re
 
 from ..variants import Variant
+from .cvnets import last_norms
 
 # Detectors of mmdet over timm's models have this name too: what tells them apart is the first block.
 SIGNATURE = re.compile(r"(?:backbone\.)?stem\.conv\.weight")
@@ -12,12 +13,8 @@ BODY = re.compile(r"(backbone|stem|layers|conv_1x1_exp|head\.fc)\.")
 
 def rules(variant: Variant) -> list[tuple[str, str]]:
     """Return the substitutions, applied in this order, that turn our names into theirs."""
-    last_norm = [
-        (rf"^stages\.{stage}\.1\.norm\.", f"stages.{stage}.1.global_rep.{depth}.")
-        for stage, depth in zip((2, 3, 4), variant.transformer_depths, strict=True)
-    ]
     return [
-        *last_norm,
+        *last_norms(variant),
         (r"\.norm(1|2)\.", r".ln\1."),
         (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
         (r"\.mlp\.fc2\.", ".ffn.layers.1."),

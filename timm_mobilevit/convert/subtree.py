@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .layouts import LAYOUTS, Source
+from .layouts import LAYOUTS, STEM, Source
 from .matching import Subtree, fitting_architectures, some
 
 
@@ -29,8 +29,6 @@ def find_subtree(
         >>> found.source, found.prefix, found.left_out
         ('timm', 'backbone.', ['neck.conv.weight'])
     """
-    if source != "auto" and source not in LAYOUTS:
-        raise ValueError(f"the source must be one of {', '.join(LAYOUTS)} or auto, got {source!r}")
     if prefix:
         prefix = prefix.rstrip(".") + "."
     layouts = {name: layout for name, layout in LAYOUTS.items() if source in ("auto", name)}
@@ -38,7 +36,7 @@ def find_subtree(
     for key in state_dict:
         for name, layout in layouts.items():
             place = layout.prefix(key)
-            if place is not None and (not layout.landmark or layout.landmark_beside(key) in state_dict):
+            if place is not None and (not layout.landmark or key.removesuffix(STEM) + layout.landmark in state_dict):
                 places[place] = name
                 break  # the first layout that recognises it
     if prefix is not None:

@@ -25,14 +25,12 @@ class Directory:
     """A model in a folder.
 
     Attributes:
-        path: The folder.
         arch: Its architecture.
         tag: Tag of the published weights that it holds; empty for others.
         state_dict: Its weights, in our layout.
         num_features: Channels before the classifier according to ``config.json``; None if it does not say.
     """
 
-    path: Path
     arch: str
     tag: str
     state_dict: dict[str, Tensor]
@@ -51,7 +49,8 @@ def read_directory(path: Path) -> Directory:
             The message names the entry or the file.
     """
     config = read_config(path)
-    arch, cfg, args = _architecture(config), _pretrained_cfg(config), config.get("model_args") or {}
+    arch = config["architecture"].partition(".")[0]
+    cfg, args = config.get("pretrained_cfg", config), config.get("model_args") or {}  # older files have cfg at the top
     file = _weights_file(path)
     tag = cfg.get("tag") or ""
     try:
@@ -83,7 +82,7 @@ def read_directory(path: Path) -> Directory:
     for entry in ("label_names", "labels"):
         for where, names in ((entry, config.get(entry)), (f"pretrained_cfg.{entry}", cfg.get(entry))):
             _check_labels(path, where, names, classes)
-    return Directory(path, arch, tag, state_dict, config.get("num_features"))
+    return Directory(arch, tag, state_dict, config.get("num_features"))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict) or "architecture" not in config:
         raise ValueError(f"{file} is not the configuration of a timm model: expected JSON with 'architecture'")
-    if _architecture(config) not in VARIANTS:
+    if str(config["architecture"]).partition(".")[0] not in VARIANTS:
         raise _broken(path, "architecture", config["architecture"], "a name that `timm-mobilevit list` shows")
     whole = "pretrained_cfg" in config
     _check(path, "", config, _TOP | (_CFG if not whole else {}), strict=not whole)
@@ -122,16 +121,6 @@ def read_config(path: Path) -> dict[str, Any]:
         _check(path, "pretrained_cfg.", config["pretrained_cfg"], _CFG, strict=True)
     _check(path, "model_args.", config.get("model_args", {}), _ARGS, strict=False)
     return config
-
-
-def _architecture(config: Mapping[str, Any]) -> str:
-    return str(config["architecture"]).partition(".")[0]
-
-
-def _pretrained_cfg(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the configuration of the weights; older files have it at the top."""
-    cfg: Mapping[str, Any] = config.get("pretrained_cfg", config)
-    return cfg
 
 
 def _check(path: Path, prefix: str, entries: Mapping[str, Any], rules: Mapping[str, "_Rule"], *, strict: bool) -> None:
@@ -165,7 +154,7 @@ def _weights_file(path: Path) -> Path:
     if shards := sorted(path.glob("*.index.json")):
         return shards[0]  # which is refused by name
     for ending in _ENDINGS:
-        if files := sorted(file for file in path.glob(f"*{ending}")):
+        if files := sorted(path.glob(f"*{ending}")):
             if len(files) > 1:
                 raise ValueError(
                     f"{path} has several weights, {files[0].name} and {files[1].name}: name a file of them"

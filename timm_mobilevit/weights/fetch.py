@@ -6,7 +6,6 @@ archive's directory and the checkpoint are downloaded, unless the server gives w
 
 import errno
 import functools
-import hashlib
 import io
 import json
 import logging
@@ -25,6 +24,7 @@ from zipfile import ZipFile, ZipInfo
 from huggingface_hub import cached_assets_path, constants
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+from huggingface_hub.utils.sha import sha_fileobj
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -210,11 +210,8 @@ class _Entry:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return sha_fileobj(file).hex()
 
 
 def _tree() -> Path | None:
