@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..network.model import MobileViT
 from ..variants import VARIANTS, Variant, get_variant
-from .layouts import HEAD, LAYOUTS, STEM, Layout, Source, their_names
+from .layouts import HEAD, LAYOUTS, STEM, Source, their_names
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,7 @@ def the_architecture(subtree: Subtree) -> str:
         return fits[0]
     if fits:
         raise ValueError(f"it could be any of {', '.join(fits)}: name one with --arch")
-    layout = LAYOUTS[subtree.source]
-    faults: dict[str, tuple[list[str], list[str]]] = {}
-    for arch, variant in VARIANTS.items():
-        if variant.block in layout.blocks:
-            _, missing, left_over = rename(complete(subtree.state_dict, subtree.source, variant), variant, layout)
-            faults[arch] = ([] if set(missing) == set(end_of(variant, missing)) else missing, left_over)
+    faults = _faults(subtree, VARIANTS)
     closest = min(faults, key=lambda arch: sum(map(len, faults[arch])))
     raise ValueError(
         f"its names are those of {subtree.source}, but no architecture of ours has all of them in these shapes; the "
@@ -59,16 +54,17 @@ def fitting_architectures(subtree: Subtree) -> list[str]:
 
     A MobileViT without its last stages may fit several, because architectures differ there.
     """
-    layout = LAYOUTS[subtree.source]
-    stem = next((tensor for key, tensor in subtree.state_dict.items() if layout.signature.fullmatch(key)), None)
-    fits = []
-    for arch, variant in VARIANTS.items():
-        if variant.block in layout.blocks and stem is not None and stem.shape[:1] == (variant.stem_width,):
-            state_dict = complete(subtree.state_dict, subtree.source, variant)
-            _, missing, left_over = rename(state_dict, variant, layout)
-            if not left_over and set(missing) == set(end_of(variant, missing)):
-                fits.append(arch)
-    return fits
+    signature = LAYOUTS[subtree.source].signature
+    stem = next((tensor for key, tensor in subtree.state_dict.items() if signature.fullmatch(key)), None)
+    # It rules out most, which need not be built.
+    like = {arch: v for arch, v in VARIANTS.items() if stem is not None and stem.shape[:1] == (v.stem_width,)}
+    return [arch for arch, fault in _faults(subtree, like).items() if not any(fault)]
+
+
+def _faults(subtree: Subtree, variants: Mapping[str, Variant]) -> dict[str, tuple[list[str], list[str]]]:
+    """Return, for each architecture that comes in the layout, which names are missing and which are left over."""
+    blocks = LAYOUTS[subtree.source].blocks
+    return {arch: rename(subtree, variant)[1:] for arch, variant in variants.items() if variant.block in blocks}
 
 
 def missing_end(state_dict: Mapping[str, Tensor], arch: str) -> list[str]:
@@ -76,7 +72,7 @@ def missing_end(state_dict: Mapping[str, Tensor], arch: str) -> list[str]:
     return [key for key in _expected(get_variant(arch)) if key not in state_dict]
 
 
-def complete(state_dict: dict[str, Tensor], source: str, variant: Variant) -> dict[str, Tensor]:
+def _complete(state_dict: dict[str, Tensor], source: str, variant: Variant) -> dict[str, Tensor]:
     """Complete the names of a model that was saved without its head: its own module is one level deeper."""
     if source == "transformers" and "conv_stem.convolution.weight" in state_dict:
         prefix = "mobilevitv2" if variant.separable else "mobilevit"
@@ -92,7 +88,7 @@ def _expected(variant: Variant) -> dict[str, Tensor]:
     return MobileViT(variant, device="meta").state_dict()
 
 
-def end_of(variant: Variant, missing: list[str]) -> list[str]:
+def _end_of(variant: Variant, missing: list[str]) -> list[str]:
     """Return the names from the stage, or later part, on that the first missing name belongs to."""
     part = re.match(r"stages\.[1-4]\.|final_conv\.|head\.", missing[0]) if missing else None
     if not part:
@@ -101,11 +97,13 @@ def end_of(variant: Variant, missing: list[str]) -> list[str]:
     return keys[next(i for i, key in enumerate(keys) if key.startswith(part[0])) :]
 
 
-def rename(
-    state_dict: Mapping[str, Tensor], variant: Variant, layout: Layout
-) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """Look up every parameter of ours; return also which of ours are missing and which of theirs are left over."""
-    rules = layout.rules(variant)
+def rename(subtree: Subtree, variant: Variant) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Look up every parameter of ours; return also which of ours are missing and which of theirs are left over.
+
+    If those missing are the end of the model, it is a backbone, and none counts as missing.
+    """
+    state_dict = _complete(subtree.state_dict, subtree.source, variant)
+    rules = LAYOUTS[subtree.source].rules(variant)
     out: dict[str, Tensor] = {}
     missing = []
     left_over = dict(state_dict)
@@ -122,10 +120,13 @@ def rename(
         for name in names:
             del left_over[name]
     # Older files lack these counters.
-    counters = [key for key in missing if key.endswith("num_batches_tracked") and _beside(key, "weight") in out]
+    counter = "num_batches_tracked"
+    counters = [key for key in missing if key.endswith(counter) and f"{key.removesuffix(counter)}weight" in out]
     out |= {key: torch.zeros((), dtype=torch.int64) for key in counters}
     out = {key: out[key] for key in _expected(variant) if key in out}
     missing = [key for key in missing if key not in counters]
+    if set(missing) == set(_end_of(variant, missing)):
+        missing = []
     return out, missing, [f"{name} {list(tensor.shape)}" for name, tensor in left_over.items()]
 
 
@@ -135,11 +136,9 @@ def _stackable(tensors: list[Tensor]) -> bool:
 
 def _fits(key: str, tensor: Tensor, like: Tensor) -> bool:
     """Return whether a tensor has the shape of our parameter; classes and input channels are free."""
-    if key in HEAD:
-        return tensor.ndim == like.ndim and tensor.shape[1:] == like.shape[1:]
-    if key == STEM:
-        return tensor.ndim == like.ndim and tensor.shape[0] == like.shape[0] and tensor.shape[2:] == like.shape[2:]
-    return tensor.shape == like.shape
+    free = 0 if key in HEAD else 1 if key == STEM else None
+    sides = enumerate(zip(tensor.shape, like.shape, strict=False))
+    return tensor.ndim == like.ndim and all(i == free or side == wanted for i, (side, wanted) in sides)
 
 
 def complaints(missing: list[str], left_over: list[str]) -> str:
@@ -154,7 +153,3 @@ def some(texts: Iterable[str], most: int = 6) -> str:
     more = len(texts) - most
     short = [text if len(text) <= 160 else f"{text[:80]}...{text[-80:]}" for text in texts[:most]]
     return ", ".join(ascii(text)[1:-1] for text in short) + (f" and {more} more" if more > 0 else "")
-
-
-def _beside(key: str, name: str) -> str:
-    return f"{key.rpartition('.')[0]}.{name}"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..variants import get_variant
 from .layouts import HEAD, STEM, ChannelOrder, Source, get_layout, their_names
-from .matching import Subtree, complaints, complete, end_of, fitting_architectures, rename, some
+from .matching import Subtree, complaints, fitting_architectures, rename, some
 from .subtree import find_subtree
 
 _logger = logging.getLogger(__name__)
@@ -64,10 +64,7 @@ def convert_state_dict(
             "%s below %r is a MobileViT; left out are the %d tensors beside it: %s",
             name, subtree.prefix, len(subtree.left_out), some(_tops(subtree.left_out, subtree.prefix)),
         )  # fmt: skip
-    state_dict = complete(subtree.state_dict, name, variant)
-    out, missing, left_over = rename(state_dict, variant, layout)
-    if set(missing) == set(end_of(variant, missing)):  # a backbone
-        missing = []
+    out, missing, left_over = rename(subtree, variant)
     if missing or left_over:
         raise ValueError(
             f"this is no {name} checkpoint of {arch}: {complaints(missing, left_over)}{_guess(subtree, arch)}"
