@@ -35,12 +35,10 @@ def check_file(path: Path, *, force: bool = True, is_folder: bool = False) -> No
         ...
         ValueError: ... is a folder; expected the name of a file to write
     """
-    if is_folder and os.path.lexists(path) and not os.path.isdir(path):
-        raise ValueError(f"{path} is a file; expected the name of a folder to write")
-    if not is_folder and os.path.isdir(path):
-        raise ValueError(f"{path} is a folder; expected the name of a file to write")
-    if not is_folder and os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} is a device or pipe; expected the name of a file to write")
+    wanted, is_special = "folder" if is_folder else "file", os.path.exists(path) and not os.path.isfile(path)
+    kind = "folder" if os.path.isdir(path) else "device or pipe" if is_special else "file"  # or a link to nothing
+    if os.path.lexists(path) and kind != wanted:
+        raise ValueError(f"{path} is a {kind}; expected the name of a {wanted} to write")
     if not force and os.path.lexists(path):
         raise ValueError(f"{path} exists; choose another name with --out, or overwrite it with --force")
     if os.path.isfile(path):

@@ -39,18 +39,9 @@ def model_from_file(
     """Build a model that fits a checkpoint file, and load the file into it.
 
     Input channels and classes are those of the file: a file without a classifier gives a model without one, and a file
-    of a detector's backbone a model that ends with its last stage.
-
-    Args:
-        path: Checkpoint in any format that ``timm_mobilevit.convert`` knows.
-        arch: Architecture of the checkpoint; empty for the one that fits.
-        tag: Pretrained tag whose preprocessing, and order of input channels, the model takes over; empty for the
-            preprocessing of the architecture's default.
-        source: Format of the file, as ``convert_state_dict`` takes it.
-        channel_order: Order of the file's input channels; None for that of the tag, or else the known order of the
-            format and architecture.
-        prefix: What stands before the model's names in the file; None finds it.
-        entry: The entry of the file that holds the weights; None for the one that its trainer evaluates.
+    of a detector's backbone a model that ends with its last stage. An empty ``arch`` is found by the weights. The model
+    takes over the preprocessing of ``tag``, or else of the architecture's default; the rest is as for
+    ``to_our_layout`` and ``read_checkpoint``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -68,14 +59,10 @@ def model_from_file(
 def model_from_directory(path: Path, name: str = "") -> nn.Module:
     """Load the model that a directory with ``config.json`` and weights holds.
 
-    Args:
-        path: The directory.
-        name: Architecture that it is expected to hold, perhaps with a tag; empty for any.
-
     Raises:
         FileNotFoundError: If there is no ``config.json``, or there are no weights.
         ValueError: If the configuration or the weights cannot be read, contradict each other, or are of another
-            architecture.
+            architecture than ``name``.
     """
     directory = read_directory(path)
     if name and split_name(name)[0] != directory.arch:
@@ -115,13 +102,9 @@ def read_saying_which(path: Path, entry: str | None = None) -> dict[str, Tensor]
 
 
 def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None, entry: str | None) -> Loaded:
-    """Build the network of a config with the weights of a checkpoint file.
+    """Build the network of a config with the weights of a checkpoint file, or with the same random ones each time.
 
-    Args:
-        load: Builds it from a config and a state dict; from None with random weights.
-        config: A file, or the name of an installed config.
-        checkpoint: The file; None for random weights, the same each time.
-        entry: The entry of the file that holds the weights; None for the one that its trainer evaluates.
+    ``load`` builds it from the config and a state dict or None.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -158,10 +141,9 @@ def load_model(
     Args:
         name: ``architecture`` or ``architecture.tag``; may be empty for a directory or an exported file.
         checkpoint: File or directory with the weights, or a file that `export` wrote; None for the published ones.
-        pretrained: Whether to load the published weights where there is no checkpoint; otherwise the weights are
-            random, the same each time.
-        entry: The entry of a checkpoint file that holds the weights; None for the one that its trainer evaluates.
-        channel_order: Order of the input channels of a checkpoint file; None for the known one.
+        pretrained: Whether these are wanted; otherwise the weights are random, the same each time.
+        entry: As :func:`model_from_file`.
+        channel_order: As :func:`model_from_file`.
 
     Raises:
         FileNotFoundError: If the weights are neither there nor can be downloaded.

@@ -27,15 +27,8 @@ def classify(
 ) -> Iterator[dict[str, Any]]:
     """Classify images with the preprocessing that belongs to the model.
 
-    Args:
-        model: A timm model for images of one or three channels.
-        images: Files to read.
-        names: Name of each class.
-        topk: How many classes to tell at most.
-        batch_size: How many images go through the model at once.
-        device: Where the model runs, as torch names devices.
-        dtype: ``torch.bfloat16`` to run ``optimize_for_inference(model, dtype=torch.bfloat16)``.
-        data_args: What to change in the preprocessing, as ``timm.data.resolve_input_data_config`` takes it.
+    ``data_args`` change it, as ``timm.data.resolve_input_data_config`` takes them; with a ``dtype``, the model is
+    optimized for inference.
 
     Yields:
         One dictionary per image, in order: ``image``, and ``top``, the most likely classes, each with its ``index``,

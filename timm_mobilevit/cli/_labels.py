@@ -16,10 +16,6 @@ def class_names(model: nn.Module, labels: Path | None = None) -> list[str]:
     In this order: from ``labels``, from the model's own configuration, from ImageNet if the number of classes is that
     of ImageNet, or else the numbers of the classes.
 
-    Args:
-        model: A timm model with a classifier.
-        labels: File that :func:`read_labels` reads.
-
     Raises:
         ValueError: If the file does not name as many classes as the model has.
     """

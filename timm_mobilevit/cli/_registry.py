@@ -14,9 +14,7 @@ from ..weights.pretrained import WEIGHTS
 def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
     """Return the names that match a pattern, from small to large within each generation.
 
-    Args:
-        pattern: Wildcards as in file names; a pattern without any matches whatever contains it.
-        tags: Whether to look for sets of pretrained weights (architecture.tag) instead of architectures.
+    A pattern without wildcards matches what contains it. With ``tags``, the names are those of pretrained weights.
 
     Raises:
         ValueError: If nothing matches.
@@ -81,9 +79,6 @@ def describe_model(arch: str) -> dict[str, Any]:
 
 def describe_weights(name: str) -> dict[str, Any]:
     """Return the row of the pretrained table, with the paper spelled out.
-
-    Args:
-        name: Architecture and tag.
 
     Example:
         >>> describe_weights("mobilevitv1_s.cvnets_in1k")["paper"]

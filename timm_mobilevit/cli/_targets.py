@@ -9,13 +9,7 @@ from .._files import check_file, check_folder, claimed
 
 
 def reserve_file(context: typer.Context, path: Path, *, force: bool, check: Callable[..., None] = check_file) -> None:
-    """Refuse a file that cannot be written, and reserve it for this command.
-
-    Args:
-        context: The command's context, at whose end the file is free again.
-        path: The file.
-        force: Whether it may be overwritten.
-        check: What checks it, called with the path and ``force``.
+    """Refuse a file that cannot be written, and reserve it until the command ends.
 
     Raises:
         ValueError: If it is there and ``force`` is not set, or it is of another kind.
@@ -27,14 +21,9 @@ def reserve_file(context: typer.Context, path: Path, *, force: bool, check: Call
 def reserve_folder(
     context: typer.Context, path: Path, names: Iterable[str], *, force: bool = True, claim: str = ""
 ) -> None:
-    """Refuse a folder that files cannot be written into, and reserve it for this command.
+    """Refuse a folder that files of some names cannot be written into, and reserve it until the command ends.
 
-    Args:
-        context: The command's context, at whose end the folder is free again.
-        path: The folder.
-        names: Files that will be written.
-        force: Whether the folder may hold something.
-        claim: What is written there, if others may write other things there at the same time.
+    ``claim`` says what is written, if others may write other things there at the same time.
 
     Raises:
         ValueError: If it is a file, or holds something and ``force`` is not set.

@@ -9,22 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ._options import (
-    BatchSize,
-    Checkpoint,
-    CropPct,
-    Device,
-    Dtype,
-    Entry,
-    ImgSize,
-    Json,
-    Limit,
-    Model,
-    Split,
-    Workers,
-    check_model_is_named,
-    for_optimizing,
-)
+from . import _options as options
 from ._targets import reserve_folder
 
 if TYPE_CHECKING:
@@ -40,10 +25,10 @@ EXAMPLES = (
 def evaluate(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Folder with one folder of images per class, or with one per split.")],
-    model: Model = "",
-    checkpoint: Checkpoint = None,
-    entry: Entry = None,
-    split: Split = "validation",
+    model: options.Model = "",
+    checkpoint: options.Checkpoint = None,
+    entry: options.Entry = None,
+    split: options.Split = "validation",
     channel_order: Annotated[
         Literal["rgb", "bgr", "both"] | None,
         typer.Option(
@@ -52,20 +37,20 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    img_size: ImgSize = None,
-    crop_pct: CropPct = None,
-    limit: Limit = None,
-    batch_size: BatchSize = 64,
-    workers: Workers = 2,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    img_size: options.ImgSize = None,
+    crop_pct: options.CropPct = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 64,
+    workers: options.Workers = 2,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write evaluate.json and evaluate.csv to.", show_default=False)
     ] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure top-1 and top-5 accuracy with the preprocessing that belongs to the weights."""
-    check_model_is_named(model, checkpoint)
+    options.check_model_is_named(model, checkpoint)
     if out:
         reserve_folder(context, out, ("evaluate.json", "evaluate.csv"), claim="evaluate")
     from timm.data import resolve_input_data_config
@@ -89,7 +74,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             device=usable_device(device),
-            dtype=for_optimizing(dtype),
+            dtype=options.for_optimizing(dtype),
             on_batch=on_batch,
         )
     document = {

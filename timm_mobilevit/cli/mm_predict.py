@@ -38,7 +38,7 @@ def predict_dense(
         paths: Files and folders that the user named; pictures have the place in ``out`` that images have in a folder.
         images: Files to read.
         config: A file, or the name of an installed config.
-        checkpoint: Weights of its model, as ``timm_mobilevit.mm.loading.load_model`` takes them.
+        checkpoint: Weights of its model.
         out: Folder to write pictures to.
         entry: The entry of the checkpoint that holds the weights; None for the one that its trainer evaluates.
         min_score: Smallest score of a detection, in [0, 1].

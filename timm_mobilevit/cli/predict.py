@@ -10,24 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from .._files import replacing
+from . import _options as options
 from ._errors import print_error
-from ._options import (
-    BatchSize,
-    Checkpoint,
-    Config,
-    CropPct,
-    Device,
-    Dtype,
-    Entry,
-    Force,
-    Images,
-    ImgSize,
-    Json,
-    Labels,
-    Model,
-    check_model_is_named,
-    for_optimizing,
-)
 from ._targets import reserve_folder
 
 EXAMPLES = (
@@ -45,10 +29,10 @@ _OF_CLASSIFIERS = ("model", "pretrained", "topk", "labels", "img_size", "crop_pc
 
 def predict(
     context: typer.Context,
-    images: Images,
-    model: Model = "",
-    checkpoint: Checkpoint = None,
-    entry: Entry = None,
+    images: options.Images,
+    model: options.Model = "",
+    checkpoint: options.Checkpoint = None,
+    entry: options.Entry = None,
     pretrained: Annotated[
         bool,
         typer.Option(
@@ -57,14 +41,14 @@ def predict(
         ),
     ] = True,
     topk: Annotated[int, typer.Option(min=1, help="How many classes to tell.")] = 5,
-    labels: Labels = None,
-    img_size: ImgSize = None,
-    crop_pct: CropPct = None,
-    batch_size: BatchSize = 16,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    as_json: Json = False,
-    config: Config = "",
+    labels: options.Labels = None,
+    img_size: options.ImgSize = None,
+    crop_pct: options.CropPct = None,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    as_json: options.Json = False,
+    config: options.Config = "",
     out: Annotated[
         Path | None,
         typer.Option(help="With --config: folder to write pictures and predictions.json to.", show_default=False),
@@ -72,7 +56,7 @@ def predict(
     min_score: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="With --config: smallest score of a detection.")
     ] = 0.3,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Classify images with the preprocessing that belongs to the weights; with --config, detect or segment.
 
@@ -107,7 +91,7 @@ def predict(
     else:
         if out or force:
             raise typer.BadParameter("--out and --force go with --config")
-        check_model_is_named(model, checkpoint)
+        options.check_model_is_named(model, checkpoint)
         if checkpoint and not pretrained:
             raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")
         from .._images import find_images
@@ -126,7 +110,7 @@ def predict(
             topk=topk,
             batch_size=batch_size,
             device=device,
-            dtype=for_optimizing(dtype),
+            dtype=options.for_optimizing(dtype),
             data_args={"img_size": img_size, "crop_pct": crop_pct},
         )
         entries = _with_progress_bar("Classifying", predictions, len(files))

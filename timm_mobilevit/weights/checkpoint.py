@@ -184,8 +184,7 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
     weights = _at(content, taken)
     if weights is None:
         raise ValueError(f"{name} has no entry {entry}; it has {some(map(str, content))}")
-    if entry is not None:
-        _check_mapping(weights, f"the entry {entry} of {name}")
+    _check_mapping(weights, f"the entry {taken} of {name}")
     state_dict = _checked(weights, name)
     names = [taken]
     if trainer and averages:
