@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import timm
@@ -194,6 +195,45 @@ def test_file_that_does_not_run_is_reported():
     network.axes = {2: "height"}
     with pytest.raises(RuntimeError, match=r"another size.; export with dynamic_size=False"):
         network.compare(run)
+
+
+class Cancelling(nn.Module):
+    """Adds a large number and takes it away: float32 keeps three digits."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = ConvNormAct(3, 4, 3)  # what export asks for
+
+    def forward(self, x):
+        return (x.mean((2, 3)) + 2048) - 2048
+
+
+class OnlyFloat32(Cancelling):
+    def forward(self, x):
+        return super().forward(x) @ torch.eye(3)
+
+
+def test_file_may_be_as_far_off_as_float32_is():
+    network = prepare(Cancelling(), (3, 16, 16))
+    exact = network.images().double().mean((2, 3))
+    rounding = (network.outputs(network.images())[0] - exact).abs().max()
+    assert 2e-5 < rounding < 2e-4  # of a mean of 256 numbers; a step of float32 at 2048 is 2.4e-4
+
+    for factor, fits in ((0, True), (6, True), (-6, True), (15, False), (float("nan"), False)):
+        outputs = [(exact + factor * rounding).numpy()]
+        with nullcontext() if fits else pytest.raises(RuntimeError, match="logits differs from PyTorch's by"):
+            network.compare(lambda images, outputs=outputs: outputs)
+    with pytest.raises(RuntimeError, match=r"more than 0\.0001$"):  # what float64 gives is not known
+        prepare(OnlyFloat32(), (3, 16, 16)).compare(lambda images: [exact.numpy()])
+
+
+def test_pictures_are_compared_in_float64_too():
+    model = Cancelling()
+    model.pretrained_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.2)}
+    network = prepare(model, (3, 16, 16), image_input=True)
+    pixels = network.images().permute(0, 3, 1, 2).double() / 255
+    shift, scale = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1).double() for key in ("mean", "std"))
+    assert network.compare(lambda images: [((pixels - shift) / scale).mean((2, 3)).numpy()]) > 1e-4
 
 
 def test_operators_of_others_are_refused(tmp_path):

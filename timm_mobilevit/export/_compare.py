@@ -1,6 +1,6 @@
 """How far the outputs of a file are from those of the model that it was written from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 TOLERANCE = 1e-4  # of the standard deviation of an output, in float32
+# Or so many times what PyTorch's own float32 is off from float64, where that is more: an SSDLite whose weights and
+# statistics are all random is off by 2e-3 in PyTorch, and runtimes differ from it by up to 3.4 times as much as that.
+ROUNDINGS = 10
 HALF_TOLERANCE = 0.1  # with weights in float16: rounding them alone moves random networks by up to 0.03 in PyTorch
 
 
@@ -56,20 +59,31 @@ def relative_difference(expected: Tensor, output: NDArray[Any]) -> float:
 
 
 def check_outputs(
-    expected: Sequence[Tensor], outputs: Sequence[NDArray[Any]], names: Sequence[str], tolerance: float
+    expected: Sequence[Tensor],
+    outputs: Sequence[NDArray[Any]],
+    names: Sequence[str],
+    tolerance: float,
+    rounding: Callable[[], Sequence[float]],
 ) -> float:
     """Make sure that a file computes what PyTorch does, and say by how much it differs at most.
 
+    ``rounding`` measures how far each expected output is from its value in float64. It is called only if an output is
+    further off than the tolerance.
+
     Raises:
-        RuntimeError: If an output is further off than the tolerance, has another shape or is missing.
+        RuntimeError: If an output is further off than the tolerance and rounding explain, has another shape or is
+            missing.
     """
     if not len(expected) == len(outputs) == len(names):
         raise RuntimeError(f"the file gives {len(outputs)} outputs, PyTorch {len(expected)}")
     differences = [relative_difference(*pair) for pair in zip(expected, outputs, strict=True)]
-    for name, difference in zip(names, differences, strict=True):
-        if not difference <= tolerance:  # nan is a failure too
+    if all(difference <= tolerance for difference in differences):  # nan is a failure too
+        return max(differences)
+    for name, difference, own in zip(names, differences, rounding(), strict=True):
+        limit = max(tolerance, ROUNDINGS * own)
+        if not difference <= limit:
             raise RuntimeError(
                 f"the file's output {name} differs from PyTorch's by {difference:.2g} of its standard deviation, more "
-                f"than {tolerance:g}"
+                f"than {limit:.2g}"
             )
     return max(differences)

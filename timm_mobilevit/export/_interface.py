@@ -57,7 +57,7 @@ class WithInterface(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Map pixels to the outputs of the network."""
         if self.image_input:
-            x = x.permute(0, 3, 1, 2).float()  # [B, C, H, W]
+            x = x.permute(0, 3, 1, 2).to(self.scale.dtype)  # [B, C, H, W]
         if self.shifts:
             x = x - self.shift
         if self.scales:
