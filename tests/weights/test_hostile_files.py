@@ -285,6 +285,7 @@ def bombs_and_lies(weights: StateDict) -> Cases:
         "an old tensor larger than its storage": (".pth", patched(old, b"K\x04\x85", b"M\x00\x10\x85")),
         "an old tensor of 16 GB": (".pth", patched(old, b"K\x04\x85", b"\x8a\x05\0\0\0\0\x01\x85")),
         "an old storage that ends early": (".pth", old[:-8]),
+        "an old storage that is not listed": (".pth", old[: old.rindex(b"\x80\x02]")] + b"\x80\x02]." + old[-24:]),
         "an old storage of 16 GB": (".pth", patched(old, b"K\x04N", b"\x8a\x05\0\0\0\0\x01N")),
         "values repeated": (".pt", saved(weights | {first: torch.zeros(1).expand(weights[first].shape)})),
         "classes repeated": (".pt", saved(weights | {"head.fc.weight": torch.zeros(1).expand(10**9, columns)})),

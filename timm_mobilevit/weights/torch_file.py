@@ -20,7 +20,7 @@ import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -138,12 +138,15 @@ def _load_zip(file: IO[bytes]) -> Any:
 
     def storage(key: str, size: int) -> UntypedStorage:
         part = parts[f"{root}data/{key}"]
-        if size > part.file_size:
-            raise ValueError(f"a storage claims {size} bytes, its part has {part.file_size}")
+        count = part.file_size
+        if size > count:
+            raise ValueError(f"a storage claims {size} bytes, its part has {count}")
         if key not in storages:
             # The data begin behind the part's own header, its name and its padding, whose lengths stand at 26 and 28.
             start = part.header_offset + 30 + sum(struct.unpack_from("<HH", mapped, part.header_offset + 26))
-            storages[key] = _bytes_of(mapped, part.file_size, start)
+            # frombuffer refuses to read nothing.
+            data = torch.frombuffer(mapped, dtype=torch.uint8, count=count, offset=start) if count else torch.empty(0)
+            storages[key] = data.untyped_storage()
         return storages[key]
 
     return _Unpickler(io.BytesIO(pickled), storage).load()
@@ -151,19 +154,17 @@ def _load_zip(file: IO[bytes]) -> Any:
 
 def _load_legacy(file: IO[bytes]) -> Any:
     """Read the format from before PyTorch 1.6: pickles one after the other, then the bytes of all storages."""
-    buffers: dict[str, bytearray] = {}
     storages: dict[str, UntypedStorage] = {}
     left = file.seek(0, io.SEEK_END)
     file.seek(0)
 
     def storage(key: str, size: int) -> UntypedStorage:
         nonlocal left
-        if key not in buffers:
+        if key not in storages:
             left -= size
             if left < 0:
                 raise ValueError("its storages claim more bytes than the file has")
-            buffers[key] = bytearray(size)
-            storages[key] = _bytes_of(buffers[key], size)
+            storages[key] = UntypedStorage(size)  # type: ignore[no-untyped-call]
         return storages[key]
 
     magic_number, protocol, system = (_Unpickler(file, storage).load() for _ in range(3))
@@ -172,11 +173,13 @@ def _load_legacy(file: IO[bytes]) -> Any:
     if system.get("little_endian", True) != (sys.byteorder == "little"):
         raise ValueError("it was written on a machine of another byte order")
     content = _Unpickler(file, storage).load()
-    for key in _Unpickler(file, storage).load():
-        if key not in buffers:
-            raise ValueError("it holds tensors of an unknown data type")
+    keys = _Unpickler(file, storage).load()
+    if set(keys) != storages.keys():  # or some would hold what was in memory
+        raise ValueError("the storages that it lists are not those of its tensors, or of an unknown data type")
+    for key in keys:
         file.read(8)  # the number of values, which the pickle has told already
-        if file.readinto(buffers[key]) < len(buffers[key]):  # type: ignore[attr-defined]
+        content_of = torch.empty(0, dtype=torch.uint8).set_(storages[key]).numpy()
+        if file.readinto(content_of) < len(content_of):  # type: ignore[attr-defined]
             raise ValueError("it ends early")
     return content
 
@@ -221,37 +224,23 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
             raise ValueError("a storage has no key or size")
         return _Storage(self.storage(key, numel * dtype.itemsize), dtype)
 
-    def _top(self, kind: type) -> Any:
-        """Return the last object, to be filled: a list, dictionary or set; inert objects keep no items."""
+    def _fill(self, kind: type, items: Iterable[Any]) -> None:
+        """Put items into the last object, which must be a list, dictionary or set; inert objects keep none."""
         top = self.stack[-1]
         if not isinstance(top, (kind, Inert)):
             raise ValueError(f"it puts items into a {type(top).__name__}")
-        return kind() if isinstance(top, Inert) else top
-
-    def load_append(self) -> None:
-        """Put an item into a list."""
-        item = self.stack.pop()
-        self._top(list).append(item)
-
-    def load_appends(self) -> None:
-        """Put items into a list."""
-        items = self.pop_mark()
-        self._top(list).extend(items)
+        if not isinstance(top, Inert):
+            getattr(top, "extend" if kind is list else "update")(items)
 
     def load_setitem(self) -> None:
         """Put an item into a dictionary."""
         value, key = self.stack.pop(), self.stack.pop()
-        self._top(dict)[key] = value
+        self._fill(dict, [(key, value)])
 
     def load_setitems(self) -> None:
         """Put items into a dictionary."""
         items = self.pop_mark()
-        self._top(dict).update(zip(items[::2], items[1::2], strict=True))
-
-    def load_additems(self) -> None:
-        """Put items into a set."""
-        items = self.pop_mark()
-        self._top(set).update(items)
+        self._fill(dict, zip(items[::2], items[1::2], strict=True))
 
     def load_build(self) -> None:
         """Keep the state of an inert object; the objects that are built here have none."""
@@ -265,22 +254,16 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         self.append(bytearray(self.read(min(size, sys.maxsize))))
 
     dispatch = dict(_PythonUnpickler.dispatch) | {
-        pickle.APPEND[0]: load_append,
-        pickle.APPENDS[0]: load_appends,
+        pickle.APPEND[0]: lambda self: self._fill(list, [self.stack.pop()]),
+        pickle.APPENDS[0]: lambda self: self._fill(list, self.pop_mark()),
+        pickle.ADDITEMS[0]: lambda self: self._fill(set, self.pop_mark()),
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
-        pickle.ADDITEMS[0]: load_additems,
         pickle.BUILD[0]: load_build,
         pickle.BYTEARRAY8[0]: load_bytearray8,
     }
     for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4):  # objects that the process registered: no names to check
         del dispatch[_opcode[0]]
-
-
-def _bytes_of(buffer: bytearray | mmap.mmap, size: int, start: int = 0) -> UntypedStorage:
-    if not size:  # which frombuffer refuses
-        return UntypedStorage(0)  # type: ignore[no-untyped-call]
-    return torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=start).untyped_storage()
 
 
 def _tensor(
