@@ -28,18 +28,30 @@ Row = Mapping[str, str]
 
 
 def architectures() -> str:
-    """Return the table of architectures, one row each, with the best of their published accuracies."""
+    """Return the table of architectures, a row for those that differ in size alone."""
     lines = [
-        "| `timm.create_model(…)` | params (M) | MACs (M) | best top-1 (%) | tags |",
-        "|---|---:|---:|---:|---|",
+        "| `timm.create_model(…)` | params (M) | MACs (M) | best published top-1 (%) |",
+        "|---|---:|---:|---:|",
     ]
+    families: dict[tuple[str, bool], list[str]] = {}  # by generation, and whether sizes are letters
     for name in VARIANTS:
-        parameters, macs = count(name, 256, 256)
-        rows = {tagged.partition(".")[2]: row for tagged, row in WEIGHTS.items() if tagged.partition(".")[0] == name}
-        tags = ", ".join(f"`{tag}`" for tag in rows)
-        best = max(row.top1 for row in rows.values())
-        lines.append(f"| `{name}` | {parameters / 1e6:.2f} | {macs / 1e6:,.0f} | {best:.2f} | {tags} |")
+        generation, size = name.split("_", 1)
+        families.setdefault((generation, size[0].isalpha()), []).append(name)
+    for (generation, _), names in families.items():
+        sizes = [count(name, 256, 256) for name in names]
+        best = [max(row.top1 for tagged, row in WEIGHTS.items() if tagged.partition(".")[0] == name) for name in names]
+        cells = (
+            ", ".join([f"`{names[0]}`", *(f"`{name.removeprefix(generation)}`" for name in names[1:])]),
+            _range([parameters / 1e6 for parameters, _ in sizes], ".2f"),
+            _range([macs / 1e6 for _, macs in sizes], ",.0f"),
+            _range(best, ".2f"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    return f"{min(values):{form}} to {max(values):{form}}"
 
 
 def models() -> str:
