@@ -189,6 +189,8 @@ def test_list_pretrained_has_one_row_per_weights():
     rows = run_json("list", "22k", "--pretrained")
     assert [row["name"] for row in rows] == [name for name in WEIGHTS if "22k" in name]
     assert [row["top1"] for row in rows] == [row.top1 for name, row in WEIGHTS.items() if "22k" in name]
+    rows = run_json("list", "*_xxs", "--pretrained")  # of architectures, too
+    assert [row["name"] for row in rows] == ["mobilevitv1_xxs.cvnets_in1k", "mobilevitv3_xxs.micron_in1k"]
 
 
 @pytest.mark.parametrize("env", [{"COLUMNS": "40"}, {"FORCE_COLOR": "1", "COLUMNS": "80"}], ids=["pipe", "terminal"])

@@ -1,4 +1,4 @@
-"""Metadata of our models: their names in the registry, and the sizes of a model built on the meta device."""
+"""Metadata of our models: their names and weights, and the sizes of a model built on the meta device."""
 
 from dataclasses import asdict
 from typing import Any
@@ -25,13 +25,13 @@ def find_names(pattern: str = "", *, tags: bool = False) -> list[str]:
         >>> find_names("*_1_5.*22k*", tags=True)
         ['mobilevitv2_1_5.cvnets_in22k_ft_in1k', 'mobilevitv2_1_5.cvnets_in22k_ft_in1k_384']
     """
+    known = list(WEIGHTS if tags else VARIANTS)
     wildcards = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     names = timm.list_models(wildcards, module="mobilevit_zoo", include_tags=tags)
     if not names:
-        hint = suggestion(pattern, WEIGHTS if tags else VARIANTS, "`timm-mobilevit list` shows all")
+        hint = suggestion(pattern, known, "`timm-mobilevit list` shows all")
         raise ValueError(f"nothing matches {pattern!r}; {hint}")
-    # timm's own order is alphabetical: s, xs, xxs and 1_5 before 1_25.
-    return sorted(names, key=list(WEIGHTS if tags else VARIANTS).index)
+    return sorted(names, key=known.index)  # timm's own order is alphabetical: s, xs, xxs and 1_5 before 1_25
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -59,7 +59,7 @@ def tags_of(arch: str) -> list[str]:
         >>> tags_of("mobilevitv1_s")
         ['cvnets_in1k', 'cvnets_rangeaugment_in1k']
     """
-    return [name.split(".", 1)[1] for name in WEIGHTS if name.split(".", 1)[0] == arch]
+    return [name.removeprefix(f"{arch}.") for name in WEIGHTS if name.startswith(f"{arch}.")]
 
 
 def describe_model(arch: str) -> dict[str, Any]:

@@ -48,9 +48,8 @@ def attention(
 
     files = find_images(images)
     stems = [file.stem for file in files]
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise ValueError(f"several images are called {twice}; their pictures would overwrite each other")
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise ValueError(f"several images are called {twice[0]}; their pictures would overwrite each other")
     check_folder(out, [f"{stem}-stage{stage}.png" for stem in stems for stage in (3, 4, 5)])
     network = load_model(model, checkpoint, True, entry).eval()
     config = resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct})

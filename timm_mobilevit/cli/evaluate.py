@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .._version import __version__
 from . import _options as options
 from ._targets import reserve_folder
 
@@ -53,6 +54,8 @@ def evaluate(
     options.check_model_is_named(model, checkpoint)
     if out:
         reserve_folder(context, out, ("evaluate.json", "evaluate.csv"), claim="evaluate")
+    import timm
+    import torch
     from timm.data import resolve_input_data_config
 
     from ..evaluate import better_order, write_results
@@ -83,7 +86,10 @@ def evaluate(
         "data": str(data),
         "preprocessing": resolve_input_data_config(network, {"img_size": img_size, "crop_pct": crop_pct}),
         "dtype": dtype,
-        **_versions(device),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "timm_mobilevit": __version__,
         "results": [{**asdict(one), "top1_standard_error": one.standard_error} for one in accuracies],
     }
     if channel_order == "both":
@@ -103,17 +109,6 @@ def evaluate(
         if out:
             rows = [{"model": document["model"], "data": str(data), **row} for row in document["results"]]
             write_results(out, "evaluate", document, rows)
-
-
-def _versions(device: str) -> dict[str, str]:
-    """Return the device and the versions of a measurement."""
-    import timm
-    import torch
-
-    from .._version import __version__
-
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-    return {"device": name, "torch": torch.__version__, "timm": timm.__version__, "timm_mobilevit": __version__}
 
 
 @contextmanager

@@ -193,7 +193,6 @@ def _are(takes: _Check, count: int | None = None) -> _Check:
     )
 
 
-_ANY = _Rule(lambda value: True, "anything")
 _NULL = _Rule(lambda value: value is None, "null")
 _TEXT = _Rule(lambda value: isinstance(value, str), "a text")
 _TEXTS = _TEXT | _Rule(_are(_TEXT.takes), "a list of texts") | _NULL
