@@ -56,12 +56,17 @@ def ssd(arch, num_classes=80, **test_cfg):
             **test_cfg,
         },
     }
-    model = randomise(MODELS.build(ConfigDict(config)))
-    for predictor in model.bbox_head.predictors:  # offsets and logits of about 1
+    return randomise_model(MODELS.build(ConfigDict(config))).train()
+
+
+def randomise_model(model):
+    """Give a detector or segmentor random weights; the offsets and logits of a detector are about 1."""
+    randomise(model)
+    for predictor in model.bbox_head.predictors if hasattr(model, "bbox_head") else ():
         last = predictor if isinstance(predictor, nn.Conv2d) else predictor[-1]
         nn.init.normal_(last.bias, std=1.0)
         nn.init.normal_(last.weight, std=0.1 / math.sqrt(last.in_channels))
-    return model.train()
+    return model
 
 
 def detector(**test_cfg):

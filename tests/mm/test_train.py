@@ -1,18 +1,17 @@
 """The digit configs with the tools of MMDetection and MMSegmentation: train, be killed, resume, test, two processes."""
 
-import importlib
 import json
-import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mm_models import by_framework
+from mm_apart import finish, start
+from mm_models import by_framework, randomise_model
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 from mmseg.apis import MMSegInferencer
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -25,18 +24,12 @@ from timm_mobilevit.mm.loading import load_model
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "benchmarks" / "mm_digits").glob("*.py"))
-ENV = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    "OMP_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-}
 SIZE = 96
 SCENES = 16
 BATCH = 4
 EPOCHS = 3
 STEPS = SCENES // BATCH  # per epoch
-KILLED_AT = 2 * STEPS + 1  # in the middle of the last epoch
+KILLED_AT = STEPS + 1  # in the middle of the second epoch
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +69,10 @@ def save(config, file):
     return file
 
 
-def tool(name, config, *arguments, launcher=()):
-    framework = importlib.import_module(Config.fromfile(config).default_scope)
-    script = Path(framework.__file__).parent / ".mim" / "tools" / name
-    command = [*launcher, sys.executable, script, config, *arguments]
-    return subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300
-    )
-
-
-def succeed(run):
-    assert run.returncode == 0, run.stderr[-3000:]
+def tool(script, config, *arguments, code=0):
+    log = config.parent / "log.txt"
+    process = start(Config.fromfile(config).default_scope, script, config, *arguments, log=log)
+    assert finish(process) == code, log.read_text()[-3000:]
 
 
 def losses(folder):
@@ -99,7 +85,7 @@ def run(request, scenes, tmp_path_factory):
     """Folder of an unbroken run, with ``config.py`` beside the work folder."""
     folder = tmp_path_factory.mktemp("run")
     config = save(small_config(request.param, scenes, folder), folder / "config.py")
-    succeed(tool("train.py", config))
+    tool("train.py", config)
     return folder
 
 
@@ -151,15 +137,13 @@ def test_loss_falls_and_checkpoint_is_saved(run):
 
 def test_killed_run_resumes_on_the_same_curve(run, scenes, request, tmp_path):
     source = request.node.callspec.params["run"]
-    killed = tool(
-        "train.py", save(small_config(source, scenes, tmp_path, kill_at=KILLED_AT), tmp_path / "killed" / "config.py")
-    )
-    assert killed.returncode == -9, killed.stderr[-3000:]
+    config = save(small_config(source, scenes, tmp_path, kill_at=KILLED_AT), tmp_path / "killed" / "config.py")
+    tool("train.py", config, code=-9)
     assert [step for step, _ in losses(tmp_path)] == list(range(KILLED_AT))
     (tmp_path / "losses.txt").unlink()
 
-    succeed(tool("train.py", save(small_config(source, scenes, tmp_path), tmp_path / "config.py"), "--resume"))
-    unbroken = losses(run)[-STEPS:]
+    tool("train.py", save(small_config(source, scenes, tmp_path), tmp_path / "config.py"), "--resume")
+    unbroken = losses(run)[STEPS:]
     resumed = losses(tmp_path)
     assert [step for step, _ in resumed] == [step for step, _ in unbroken]
     np.testing.assert_allclose([loss for _, loss in resumed], [loss for _, loss in unbroken], rtol=1e-4)
@@ -172,12 +156,13 @@ def test_killed_run_resumes_on_the_same_curve(run, scenes, request, tmp_path):
 
 
 def test_testing_gives_what_training_measured(run, tmp_path):
-    succeed(tool("test.py", run / "config.py", checkpoint(run), "--work-dir", tmp_path / "work"))
+    tool("test.py", run / "config.py", checkpoint(run), "--work-dir", tmp_path / "work")
     metrics, validated = last_metrics(tmp_path / "work"), last_validation(run)
     assert len(metrics) > 2
     assert {key: validated[key] for key in metrics} == pytest.approx(metrics)
 
 
+@pytest.mark.long  # quicker tests below have the numbers of such a file, and a command that reads the checkpoint
 def test_training_is_exported(run, tmp_path):
     """By the command, from the file as the runner wrote it; what the file finds is what the model finds."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -208,23 +193,60 @@ def test_training_is_exported(run, tmp_path):
             np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=1e-4 * max(float(expected.max()), 1))
 
 
-def test_file_is_as_accurate_as_the_model(run, tmp_path):
-    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    pytest.importorskip("openvino", reason="needs openvino, which the extra test installs")
+@pytest.mark.parametrize("source", by_framework(CONFIGS))
+def test_file_is_as_accurate_as_the_model(source, tmp_path):
+    """What the model finds, with random weights, are the labels: whatever a file finds else lowers its accuracy."""
     from benchmarks import exports
 
-    subject = exports.dense(run / "config.py", checkpoint(run))
-    keys = list(exports.wanted(subject, ["torch", "onnx", "openvino"], ["plain", "optimized, bf16", "fp32"]))
+    scenes = write_scenes(tmp_path / "scenes", train=1, val=4, size=SIZE)
+    config = small_config(source, scenes, tmp_path)
+    init_default_scope(config.default_scope)
+    torch.manual_seed(0)
+    model = randomise_model(MODELS.build(config.model))
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth")
+    with torch.inference_mode():
+        batches = [model.test_step(batch) for batch in Runner.build_dataloader(config.test_dataloader)]
+    relabel(scenes, [sample for batch in batches for sample in batch])
+
+    to = {"mmdet": "onnx", "mmseg": "openvino"}[config.default_scope]
+    pytest.importorskip({"onnx": "onnxruntime"}.get(to, to), reason=f"needs {to}")
+    subject = exports.dense(save(config, tmp_path / "config.py"), tmp_path / "model.pth")
+    keys = list(exports.wanted(subject, ["torch", to], ["plain", "optimized, bf16", "fp32"]))
     rows = {(row["format"], row["form"]): row for row in exports.measure(subject, keys, tmp_path, rounds=0, seconds=0)}
     assert {row["result"] for row in rows.values()} == {"yes"}
-    metric = rows["torch", "plain"]["metric"]
-    validated = {key.removeprefix("coco/"): value for key, value in last_validation(run).items()}[metric]
-    expected = validated if metric == "mIoU" else 100 * validated
     found = {key: float(row["accuracy"]) for key, row in rows.items()}
-    assert found.keys() == {("torch", "plain"), ("torch", "optimized, bf16"), ("onnx", "fp32"), ("openvino", "fp32")}
-    assert found.pop(("torch", "plain")) == pytest.approx(expected, abs=0.1)
-    assert found.pop(("torch", "optimized, bf16")) == pytest.approx(expected, abs=3)  # hardly trained
-    assert list(found.values()) == [pytest.approx(expected, abs=0.5)] * 2
+    assert found.pop(("torch", "optimized, bf16")) > 70
+    assert found == {("torch", "plain"): pytest.approx(100, abs=0.01), (to, "fp32"): pytest.approx(100, abs=2)}
+
+
+def relabel(scenes, samples):
+    """Replace the labels of the scenes to validate on by what a model found."""
+    if "pred_sem_seg" in samples[0]:
+        for sample in samples:
+            classes = sample.pred_sem_seg.data[0].numpy().astype(np.uint8)
+            assert len(np.unique(classes)) > 3
+            Image.fromarray(classes).save(scenes / "ann_dir" / "val" / f"{Path(sample.img_path).stem}.png")
+        return
+    file = scenes / "annotations" / "val.json"
+    content = json.loads(file.read_text())
+    least = torch.cat([sample.pred_instances.scores for sample in samples]).topk(40).values[-1]
+    content["annotations"] = []
+    for sample in samples:
+        found = sample.pred_instances[sample.pred_instances.scores >= least]
+        corners, labels = found.bboxes.double(), found.labels.tolist()
+        sides = corners[:, 2:] - corners[:, :2]
+        for box, side, label in zip(corners.tolist(), sides.tolist(), labels, strict=True):
+            content["annotations"].append(
+                {
+                    "id": 1 + len(content["annotations"]),
+                    "image_id": sample.img_id,
+                    "category_id": 1 + label,
+                    "bbox": box[:2] + side,
+                    "area": side[0] * side[1],
+                    "iscrowd": 0,
+                }
+            )
+    file.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("converted", [False, True], ids=["trained", "converted"])
@@ -261,9 +283,7 @@ def test_inferencers_draw_without_network(run, scenes, converted, tmp_path, monk
     assert np.abs(np.asarray(Image.open(picture).convert("RGB")).astype(float) - plain).mean() > 3  # of 255
 
 
-@pytest.mark.parametrize(
-    "source", [CONFIGS[0], *(pytest.param(path, marks=pytest.mark.long) for path in CONFIGS[1:])], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("source", by_framework(CONFIGS))
 def test_two_processes_equal_one_with_the_double_batch(source, tmp_path):
     """Every step sees the same four scenes: a process takes every second one.
 
@@ -282,22 +302,30 @@ def test_two_processes_equal_one_with_the_double_batch(source, tmp_path):
     ]
     file.write_text(json.dumps(content))
 
-    def train(name, batch, *arguments, launcher=()):
-        folder = tmp_path / name
+    def config_of(folder, batch):
         config = small_config(source, scenes, folder, freeze_norms=True)
         config.train_dataloader.update(batch_size=batch, num_workers=0)
         config.train_dataloader.sampler.shuffle = False
         config.train_dataloader.dataset.pipeline = config.val_dataloader.dataset.pipeline
         config.train_cfg.update(max_epochs=1, val_interval=2)
-        done = tool("train.py", save(config, folder / "config.py"), *arguments, launcher=launcher)
-        # Judged by its losses: gloo of some versions of PyTorch now and then aborts a process that has done its work.
-        assert (folder / "losses.txt").exists(), done.stderr[-3000:]
-        assert [step for step, _ in losses(folder)] == [0, 1], done.stderr[-3000:]
-        return [loss for _, loss in losses(folder)]
+        return save(config, folder / "config.py")
 
-    single = train("single", BATCH)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
-    double = train("double", BATCH // 2, "--launcher", "pytorch", launcher=torchrun)
+    tool("train.py", config_of(tmp_path / "single", BATCH))
+    config = config_of(tmp_path / "double", BATCH // 2)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    command = (Config.fromfile(config).default_scope, "train.py", config, "--launcher", "pytorch")
+    logs = [tmp_path / "0.txt", tmp_path / "1.txt"]
+    ranks = [  # with the variables that torchrun sets
+        start(*command, log=log, **address, WORLD_SIZE="2", RANK=log.stem, LOCAL_RANK=log.stem) for log in logs
+    ]
+    for process in ranks:
+        finish(process)
+    # Judged by its losses: gloo of some versions of PyTorch now and then aborts a process that has done its work.
+    said = logs[0].read_text()[-3000:]
+    assert (tmp_path / "double" / "losses.txt").exists(), said
+    (steps, single), (same, double) = (zip(*losses(tmp_path / name), strict=True) for name in ("single", "double"))
+    assert list(steps) == list(same) == [0, 1], said
     assert single[0] != pytest.approx(single[1], rel=1e-3)
     assert double[0] == pytest.approx(single[0], rel=1e-5)
     assert double[1] == pytest.approx(single[1], rel=1e-3)  # after a step with the mean of both gradients
