@@ -152,13 +152,14 @@ def test_segmentor_equals_the_reference(name):
     auxiliary = sum(p.numel() for p in model.auxiliary_head.parameters()) if later else 0
     assert golden["params"] - auxiliary == golden["params_without_aux_head"]
     images = make_images(golden["input_shape"])
+    outputs = []
+    for part in (model.backbone, model.decode_head.conv_seg):
+        part.register_forward_hook(lambda part, args, out: outputs.append(out))
+    meta = dict.fromkeys(("ori_shape", "img_shape", "pad_shape"), tuple(images.shape[2:]))
     with torch.inference_mode():
-        maps = model.extract_feat(images)
-        assert error(model.decode_head(maps), golden["outputs"]["logits_before_upsample"]) < TOLERANCE
+        results = model.predict(images, [SegDataSample(metainfo=meta) for _ in images])
+        maps, small = outputs
         if later:
             assert error(model.auxiliary_head(maps), golden["outputs"]["aux_logits_eval_mode"]) < TOLERANCE
-        height, width = golden["input_shape"][2:]
-        meta = {"ori_shape": (height, width), "img_shape": (height, width), "pad_shape": (height, width)}
-        results = model.predict(images, [SegDataSample(metainfo=meta) for _ in images])
-        logits = torch.stack([result.seg_logits.data for result in results])
-    assert error(logits, golden["outputs"]["logits"]) < TOLERANCE
+    assert error(small, golden["outputs"]["logits_before_upsample"]) < TOLERANCE
+    assert error(torch.stack([result.seg_logits.data for result in results]), golden["outputs"]["logits"]) < TOLERANCE
