@@ -16,10 +16,13 @@ from timm_mobilevit.variants import VARIANTS
 SMALL = KINDS[0]
 
 
-def by_framework(configs):
+def by_framework(configs, *marks):
     """Configs as parameters of a test; those of detectors need what detection needs."""
+    marks = [getattr(pytest.mark, mark) for mark in marks]
     return [
-        pytest.param(config, id=config.stem, marks=pytest.mark.detection if "ssdlite" in config.stem else ())
+        pytest.param(
+            config, id=config.stem, marks=[*marks, pytest.mark.detection] if "ssdlite" in config.stem else marks
+        )
         for config in configs
     ]
 
