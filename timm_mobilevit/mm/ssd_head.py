@@ -200,4 +200,7 @@ def _with_area(gt: InstanceData, meta: dict[str, Any]) -> InstanceData:
 
 def _rank_in_class(labels: Tensor) -> Tensor:
     """Return how many earlier entries have the same label."""
-    return nn.functional.one_hot(labels).cumsum(0).gather(1, labels[:, None])[:, 0] - 1
+    order = labels.argsort(stable=True)
+    grouped = labels[order]
+    ranks = torch.arange(len(labels), device=labels.device) - torch.searchsorted(grouped, grouped)
+    return torch.empty_like(labels).scatter_(0, order, ranks)
