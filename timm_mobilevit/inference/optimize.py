@@ -123,12 +123,8 @@ def _run_in(dtype: torch.dtype, model: nn.Module) -> None:
     networks = [module for module in model.modules() if isinstance(module, MobileViT)]
     for network in networks:
         network.stem = InDtype(network.stem, dtype, dtype)  # type: ignore[assignment]
-        stages = network.stages
-        if isinstance(stages, JoinedStages):
-            stages.early = InDtype(stages.early, dtype, dtype)  # type: ignore[assignment]
-            stages.late = InDtype(stages.late, dtype, output)  # type: ignore[assignment]
-        else:  # the map of each is an output
-            network.stages = nn.Sequential(*(InDtype(stage, dtype, output) for stage in stages))
+        for name, stage in network.stages.named_children():
+            setattr(network.stages, name, InDtype(stage, dtype, output))
         if not isinstance(network.final_conv, nn.Identity):
             network.final_conv = InDtype(network.final_conv, dtype, output)  # type: ignore[assignment]
     inside = {module for network in networks for module in network.modules()}
