@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..export.formats import is_exported
+from ..weights.file_kinds import ENDINGS
 from ._options import Config, CropPct, Entry, Force, ImgSize, Labels, Prefix, model_names
 
 EXAMPLES = (
@@ -17,9 +18,6 @@ EXAMPLES = (
     "timm-mobilevit convert my_bgr_training.pt --arch mobilevitv2_1_0 --channel-order bgr --out converted",
     "timm-mobilevit convert coco-ssd-mobilevitv2-1.0.pt --config ssdlite_mobilevitv2-1.0 --out ssdlite.pth",
 )
-
-# Endings of checkpoints: a folder of such a name would be taken for a file.
-_FILE_ENDINGS = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors")
 
 # As in convert.layouts, which is slow to import.
 Source = Literal["auto", "cvnets", "transformers", "mmpretrain", "timm"]
@@ -89,7 +87,7 @@ def convert(
         _convert_dense(src, config, out, channel_order, entry)
         typer.echo(f"Wrote {out}: a checkpoint for tools/test.py {config}")
         return
-    if is_exported(out) or out.suffix in _FILE_ENDINGS:
+    if is_exported(out) or out.suffix in ENDINGS:  # a folder of such a name would be taken for a file
         raise ValueError(f"--out is the folder to write, but {out.name} is the name of a file")
     reserve_folder(context, out, ("config.json", "model.safetensors"), force=force)
     from ._checkpoint import model_from_file

@@ -72,8 +72,7 @@ def convert_state_dict(
     weights, biases = (len(out.get(key, ())) for key in HEAD)
     if weights != biases:  # PyTorch would raise only after everything else has been loaded
         raise ValueError(f"{HEAD[0]} is for {weights} classes, but {HEAD[1]} for {biases}")
-    order = channel_order or layout.channel_order(variant)
-    out[STEM] = _to_rgb(out[STEM], order)
+    out[STEM] = _to_rgb(out[STEM], channel_order or layout.channel_order(variant))
     return out
 
 
@@ -98,8 +97,7 @@ def export_state_dict(
     variant = get_variant(arch)
     layout = get_layout(target, variant)
     ours = convert_state_dict(state_dict, arch, source="timm")
-    order = channel_order or layout.channel_order(variant)
-    ours[STEM] = _to_rgb(ours[STEM], order)
+    ours[STEM] = _to_rgb(ours[STEM], channel_order or layout.channel_order(variant))
     out: dict[str, Tensor] = {}
     rules = layout.rules(variant)
     for key, tensor in ours.items():

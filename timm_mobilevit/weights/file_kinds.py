@@ -33,7 +33,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|(?s:RIFF.{4}WEBP)", "an image", "name the checkpoint"),
     (rb"%PDF-", "a PDF document", "name the checkpoint"),
 )
-_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt")
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt")
 _LONGEST = 1 << 20  # bytes of a JSON file that are read; an index of shards has some 100,000
 
 
@@ -115,7 +115,7 @@ def _json_kind(path: Path) -> str:
 def _inside(path: Path) -> str:
     """Return the files of a folder that the user may have meant."""
     try:
-        names = sorted(p.name for p in path.iterdir() if p.name.endswith(_ENDINGS))
+        names = sorted(p.name for p in path.iterdir() if p.name.endswith(ENDINGS))
     except OSError:
         return ""
     return f"; name one in it, such as {path / names[0]}" if names else ""
