@@ -1,7 +1,7 @@
 """The one reader of image files: upright, with eight bits per channel, in the mode that the model takes."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,18 +11,10 @@ from timm.data import get_img_extensions, is_img_extension
 from timm.utils.misc import natural_key
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 MODES = {1: "L", 3: "RGB"}  # mode of PIL for each number of input channels that a model for images has
 
-_TURNS = {  # what makes an image upright, by its EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _KNOWN_RANGES = {"PNG": ("I", "I;16"), "PPM": ("I",), "JPEG2000": ("I;16",), "TIFF": ("I;16", "I;16B")}
 
 
@@ -85,6 +77,16 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return images
 
 
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """Choose some of the items, evenly spaced: images are sorted by class, so the first ones would miss most classes.
+
+    Example:
+        >>> evenly("abcdefg", 3), evenly("ab", 3)
+        (['a', 'd', 'g'], ['a', 'b'])
+    """
+    return [items[index] for index in np.linspace(0, len(items) - 1, min(count, len(items)), dtype=int)]
+
+
 def image_mode(channels: int) -> str:
     """Return PIL's mode for the images of a model with this number of input channels.
 
@@ -94,14 +96,6 @@ def image_mode(channels: int) -> str:
     if channels not in MODES:
         raise ValueError(f"images have one channel or three, but this model takes {channels}")
     return MODES[channels]
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return the transposition that makes an image upright; None if there is none or the EXIF data are broken."""
-    try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # PIL raises nearly anything on such data
-        return None
 
 
 def _with_eight_bits(image: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ from timm.task import ClassificationEvaluator
 from torch import nn
 
 from ._files import filling
-from ._images import MODES, UnreadableImageError, read_image
+from ._images import MODES, UnreadableImageError, evenly, read_image
 from .convert.layouts import ChannelOrder
 from .inference.optimize import optimize_for_inference
 
@@ -117,7 +117,9 @@ def evaluate(
         raise ValueError(f"{', '.join(channel_orders).upper()} images do not fit a model of {channels} input channels")
     dataset = _open_folder(Path(data), split, int(model.num_classes), MODES[channels])  # type: ignore[arg-type]
     if limit is not None:
-        _thin_out(dataset, limit)
+        if limit < 1:
+            raise ValueError(f"the number of images must be at least 1, got {limit}")
+        dataset.reader.samples = evenly(dataset.reader.samples, limit)
     device = torch.device(device)
     loader = create_loader(
         dataset,
@@ -242,12 +244,3 @@ def _open_folder(data: Path, split: str, num_classes: int, mode: str) -> _WholeF
             "expected one folder of images for each class"
         )
     return _WholeFolder(found.reader.root, reader=found.reader, input_img_mode=mode)
-
-
-def _thin_out(dataset: _WholeFolder, limit: int) -> None:
-    """Keep some of the images, evenly spaced: they are sorted by class, so the first ones would miss most classes."""
-    if limit < 1:
-        raise ValueError(f"the number of images must be at least 1, got {limit}")
-    samples = dataset.reader.samples
-    if limit < len(samples):
-        dataset.reader.samples = [samples[i * len(samples) // limit] for i in range(limit)]

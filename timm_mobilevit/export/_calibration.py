@@ -10,7 +10,7 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
-from .._images import UnreadableImageError, find_images, image_mode, read_image
+from .._images import UnreadableImageError, evenly, find_images, image_mode, read_image
 from ._metadata import find_mean_and_std
 
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -61,7 +61,7 @@ def draw_images(metadata: Mapping[str, Any], folder: Path, count: int = 128) -> 
             raise ValueError(f"cannot calibrate on {file}: {error}") from error
         return as_input(image, pictures=bool(metadata.get("image_input")))
 
-    return [read(file) for file in _evenly(find_images([folder]), count)]
+    return [read(file) for file in evenly(find_images([folder]), count)]
 
 
 def as_input(images: Tensor, *, pictures: bool) -> Tensor:
@@ -71,11 +71,7 @@ def as_input(images: Tensor, *, pictures: bool) -> Tensor:
 
 def few(images: Sequence[Tensor]) -> list[Tensor]:
     """Choose some of the images, evenly spaced, to compare a quantized file on."""
-    return _evenly(images, _NUM_COMPARED)
-
-
-def _evenly(items: Sequence[Any], count: int) -> list[Any]:
-    return [items[index] for index in np.linspace(0, len(items) - 1, min(count, len(items)), dtype=int)]
+    return evenly(images, _NUM_COMPARED)
 
 
 def correlation(before: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]]) -> float:
