@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import get_img_extensions, is_img_extension
 from timm.utils.misc import natural_key
 
@@ -44,10 +45,10 @@ def read_image(path: str | Path, mode: str, transform: Callable[[Image.Image], T
         # From an open file: by its name, PIL maps some TIFF files and confuses width and height of turned ones.
         with open(path, "rb") as file, Image.open(file) as image:
             image.load()  # turns a TIFF file, and takes its orientation out
-            turn = _turn(image)
+            with suppress(Exception):  # PIL raises nearly anything on broken EXIF data
+                ImageOps.exif_transpose(image, in_place=True)
             image.info.pop("transparency", None)  # PIL warns of some kinds
-            plain = _with_eight_bits(image)
-            return transform((plain.transpose(turn) if turn is not None else plain).convert(mode))
+            return transform(_with_eight_bits(image).convert(mode))
     except FileNotFoundError as error:
         raise UnreadableImageError("no such file") from error
     except UnidentifiedImageError as error:
