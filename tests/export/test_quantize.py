@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -200,7 +201,8 @@ class TestWeightTypes:
         assert np.abs(weight.astype(int) - zero).max() == largest
 
     def test_are_those_of_the_command_line(self):
-        assert [kind.value for kind in _export_options.WeightType] == list(WEIGHT_TYPES)
+        choices, _ = get_args(_export_options.StoredAs)
+        assert get_args(choices) == tuple(WEIGHT_TYPES)
 
 
 class TestCalibration:

@@ -1,22 +1,12 @@
 """Options of ``timm-mobilevit export``: those that all formats have, and those that a format may take."""
 
 import re
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 _FILE = "File"  # panel of the help with what only some formats take
-
-
-class WeightType(str, Enum):
-    """How a quantized file stores its weights."""
-
-    int7 = "int7"
-    int8 = "int8"
-    uint8 = "uint8"
-
 
 Model = Annotated[
     str,
@@ -28,14 +18,6 @@ Model = Annotated[
 RandomWeights = Annotated[
     bool, typer.Option("--random-weights", help="Use random weights, the same each time, to try a runtime.")
 ]
-Config = Annotated[
-    str,
-    typer.Option(
-        help="Config of a detector or segmentor, instead of a model. A file, or a name that `timm-mobilevit config` "
-        "lists. Needs the extra seg, det or mm, and weights in --checkpoint.",
-        show_default=False,
-    ),
-]
 Backbone = Annotated[bool, typer.Option("--backbone", help="Write feature maps instead of logits.")]
 OutIndices = Annotated[str, typer.Option(help="Stages of the backbone, from 0 to 4, separated by commas.")]
 ImgSize = Annotated[
@@ -46,7 +28,6 @@ ImgSize = Annotated[
         show_default=False,
     ),
 ]
-Labels = Annotated[Path | None, typer.Option(help="Class names: a text file with one per line, or JSON.")]
 Evaluate = Annotated[
     Path | None,
     typer.Option(
@@ -56,7 +37,6 @@ Evaluate = Annotated[
         "model and of the file.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
 Int8 = Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits, with --calibration.", rich_help_panel=_FILE)]
 Calibration = Annotated[
@@ -66,7 +46,7 @@ Calibration = Annotated[
     ),
 ]
 StoredAs = Annotated[
-    WeightType,
+    Literal["int7", "int8", "uint8"],
     typer.Option(
         help="How --int8 stores weights: int7 and uint8 are right on every processor, int7 is faster on x86, uint8 has "
         "one bit more; int8 has both, but is wrong on x86 without VNNI.",

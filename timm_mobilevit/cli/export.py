@@ -10,7 +10,7 @@ import typer
 
 from ..export._format import Format
 from . import _export_options as shared
-from ._options import Entry, WeightsFile
+from ._options import Config, Entry, Force, Labels, WeightsFile
 from ._targets import reserve_file
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def command(form: Format) -> Callable[..., None]:
         checkpoint: WeightsFile = None,
         entry: Entry = None,
         random_weights: shared.RandomWeights = False,
-        config: shared.Config = "",
+        config: Config = "",
         backbone: shared.Backbone = False,
         out_indices: shared.OutIndices = "0,1,2,3,4",
         img_size: shared.ImgSize = "",
-        labels: shared.Labels = None,
+        labels: Labels = None,
         evaluate: shared.Evaluate = None,
-        force: shared.Force = False,
+        force: Force = False,
         **own: Any,
     ) -> None:
         refuse(

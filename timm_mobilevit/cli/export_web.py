@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from . import _export_options as shared
-from ._options import Entry, WeightsFile
+from ._options import Entry, Force, Labels, WeightsFile
 from ._targets import reserve_folder
 from .export import check_options, difference, load_model, top1
 
@@ -30,10 +30,10 @@ def export_web(
     entry: Entry = None,
     random_weights: shared.RandomWeights = False,
     img_size: shared.ImgSize = "",
-    labels: shared.Labels = None,
+    labels: Labels = None,
     int8: shared.Int8 = False,
     calibration: shared.Calibration = None,
-    weight_type: shared.StoredAs = shared.WeightType.int7,
+    weight_type: shared.StoredAs = "int7",
     runtime: Annotated[
         Path | None,
         typer.Option(
@@ -42,7 +42,7 @@ def export_web(
         ),
     ] = None,
     evaluate: shared.Evaluate = None,
-    force: shared.Force = False,
+    force: Force = False,
 ) -> None:
     """Write a page that classifies pictures in a browser.
 
