@@ -26,6 +26,8 @@ MM := -m "not long" tests/mm tests/export/test_mm*.py tests/cli/test_mm.py tests
 # In the order of their names: the last ones are small, so that the processes end together.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+SUITE := $(PASSIVE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long and not browser" $(PARALLEL)
+
 define MMCV_NOTICE
 Building mmcv with its compiled operators, which detection needs: no wheel has them for every Python and PyTorch.
 This happens once per PyTorch, takes about 16 minutes of CPU time and prints nothing meanwhile.
@@ -46,7 +48,7 @@ $(1)/bin/python -c "import mmcv.ops"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-long test-min test-newest test-consumers test-export test-seg test-older test-mm-upstream test-docs test-web test-timm audit dist lint format docs gpu tables
+.PHONY: help demo test coverage test-core test-long test-min test-newest test-consumers test-export test-seg test-older test-mm-upstream test-docs test-web test-timm audit dist lint format docs gpu tables
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,7 +78,10 @@ demo: $(VENV)/.installed-demo  ## fine-tune mobilevitv3_xxs on real digit scans,
 	$(PASSIVE) $(BIN)/python -m benchmarks.digits
 
 test: $(VENV)/.installed-test  ## run the whole suite, but for what is marked long
-	$(PASSIVE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long and not browser" $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(SUITE)
+
+coverage: $(VENV)/.installed-test  ## run the suite again and count the lines that it runs, which takes much longer
+	$(SUITE) --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-core: $(VENV)/.installed-test-core  ## run the core in a few minutes while you work: no exports, no OpenMMLab, no documents
 	$(PASSIVE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(QUICK) $(PARALLEL)

@@ -292,7 +292,9 @@ def test_of_two_that_convert_into_one_folder_one_wins_whole(files, tmp_path):
 
 SLOW = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so would its child
+# A suite in the background ignores the first, one of nohup the second, and so would its child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import timm.models
 import timm_mobilevit.mobilevit_zoo
 from timm_mobilevit.cli import main

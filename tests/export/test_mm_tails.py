@@ -60,22 +60,34 @@ def assert_same(actual, expected):
 STATIC = {"dynamic_batch": False, "dynamic_size": False}
 
 
+def write_detector(rule, path, **options):
+    """Write the file of a detector for 96×64 pixels; the weights are the same for every rule."""
+    torch.manual_seed(24)  # boxes of all three classes are left under every rule, and no two scores are close
+    model = detector(**RULES[rule])
+    export_model(ExportableDetector(model), path, input_size=(3, 96, 64), **options, **STATIC)
+    return model, path
+
+
 @pytest.fixture(scope="module", params=RULES, ids=list(RULES))
 def suppressed(request, tmp_path_factory):
-    """A detector and its file, for 96×64 pixels, and the file without suppression."""
-    torch.manual_seed(24)  # boxes of all three classes are left under every rule, and no two scores are close
-    model = detector(**RULES[request.param])
-    folder = tmp_path_factory.mktemp("ssd")
-    path, raw = folder / "ssd.onnx", folder / "raw.onnx"
-    export_model(ExportableDetector(model), path, input_size=(3, 96, 64), suppress=True, **STATIC)
-    export_model(ExportableDetector(model), raw, input_size=(3, 96, 64), **STATIC)
-    return model, path, raw
+    return write_detector(request.param, tmp_path_factory.mktemp("ssd") / "ssd.onnx", suppress=True)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """The file without suppression."""
+    _, path = write_detector("v0.2", tmp_path_factory.mktemp("raw") / "raw.onnx")
+    return onnxruntime.InferenceSession(path)
+
+
+def metadata_of(session):
+    return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
 
 
 class TestSuppression:
     @RUNTIMES
     def test_same_boxes_in_the_same_order_as_predict(self, suppressed, run):
-        model, path, _ = suppressed
+        model, path = suppressed
         for _ in range(3):
             images = torch.rand(1, 3, 96, 64)
             names, outputs = run(path, images)
@@ -85,16 +97,16 @@ class TestSuppression:
             assert len(set(expected[2].tolist())) == 3
             assert_same(outputs, expected)
 
-    def test_metadata_alone_give_them(self, suppressed):
-        model, path, raw = suppressed
+    def test_metadata_alone_give_them(self, suppressed, raw):
+        model, path = suppressed
         images = torch.rand(1, 3, 96, 64)
-        session = onnxruntime.InferenceSession(raw)
-        settings = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-        boxes, scores = (torch.from_numpy(output[0]) for output in session.run(None, {"images": images.numpy()}))
+        settings = metadata_of(onnxruntime.InferenceSession(path))
+        boxes, scores = (torch.from_numpy(output[0]) for output in raw.run(None, {"images": images.numpy()}))
         assert_same(tails.Suppression(settings)(boxes[None], scores[None], images), predicted(model, images))
-        final = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
-        assert json.loads(final["suppressed"]) is True
-        assert json.loads(final["outputs"]) == ["boxes", "scores", "labels"]
+        assert settings.pop("suppressed") is True
+        assert settings.pop("outputs") == ["boxes", "scores", "labels"]
+        # Those of the file without suppression are as many, with the rule of its detector.
+        assert settings.keys() | {"outputs"} == metadata_of(raw).keys()
 
     def test_one_standard_operator_suppresses(self, suppressed):
         import onnx

@@ -343,14 +343,16 @@ def test_a_bomb(server: Server, tmp_path: Path):
 def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], bytes | None]:
     """Gives the checkpoint that is found in an archive, as it is, and looks at what is written."""
 
+    place = tmp_path / "place"  # a name in the archive may lead out of it
+
     def take(content: bytes) -> bytes | None:
-        (tmp_path / "models.zip").write_bytes(content)
-        target = tmp_path / "work" / CHECKPOINT
-        target.parent.mkdir(exist_ok=True)
-        before = sorted(tmp_path.parent.rglob("*"))
-        member = fetch._take(tmp_path / "models.zip", FOLDER, target)
+        target = place / "work" / CHECKPOINT
+        target.parent.mkdir(exist_ok=True, parents=True)
+        (place / "models.zip").write_bytes(content)
+        before = sorted(tmp_path.rglob("*"))
+        member = fetch._take(place / "models.zip", FOLDER, target)
         if member is None:
-            assert sorted(tmp_path.parent.rglob("*")) == before
+            assert sorted(tmp_path.rglob("*")) == before
             return None
         return target.read_bytes()
 
@@ -407,7 +409,7 @@ def test_member_that_is_larger_than_it_declares(take: Callable[[bytes], bytes | 
     assert honest.count(size) == 2
     with pytest.raises(ValueError, match=r"models\.zip is broken"):
         take(honest.replace(size, (1000).to_bytes(4, "little")))
-    assert (tmp_path / "work" / CHECKPOINT).stat().st_size <= 1000
+    assert (tmp_path / "place/work" / CHECKPOINT).stat().st_size <= 1000
 
 
 @pytest.mark.parametrize("kept", [0, 0.05, 0.5, 0.9])
