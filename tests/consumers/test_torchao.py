@@ -1,4 +1,4 @@
-"""Quantisation of the linear layers, of the whole graph, and training for it."""
+"""Quantization of the linear layers, of the whole graph, and training for it."""
 
 import io
 
@@ -23,7 +23,7 @@ import timm_mobilevit
 from timm_mobilevit.network.model import MobileViT
 
 
-def quantised(model):
+def quantized(model):
     return sum(
         isinstance(layer, nn.Linear) and isinstance(layer.weight, TorchAOBaseTensor) for layer in model.modules()
     )
@@ -43,7 +43,7 @@ def test_linear_layers(model):
     images = torch.rand(2, 3, 128, 128)
     expected = model(images)
     quantize_(model, Int8DynamicActivationInt8WeightConfig())
-    assert quantised(model) == sum(isinstance(layer, nn.Linear) for layer in model.modules())
+    assert quantized(model) == sum(isinstance(layer, nn.Linear) for layer in model.modules())
     assert error(model(images), expected) < 0.1
 
 
@@ -56,12 +56,12 @@ def test_optimized_copy(model):
     optimized = timm_mobilevit.optimize_for_inference(model)
     for network in (model, optimized):
         quantize_(network, Int8DynamicActivationInt8WeightConfig())
-    assert quantised(optimized) == quantised(model)
+    assert quantized(optimized) == quantized(model)
     assert size(optimized) < 1.05 * size(model)
     assert error(optimized(images), expected) < 0.1
 
 
-def test_quantisation_aware_training(model):
+def test_quantization_aware_training(model):
     """Int4 weights are imitated in training and real afterwards."""
     images = torch.rand(2, 3, 64, 64)
     config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerAxis(0))
@@ -70,7 +70,7 @@ def test_quantisation_aware_training(model):
     assert all(parameter.grad is not None for parameter in model.parameters())
     expected = model.eval()(images)
     quantize_(model, QATConfig(config, step="convert"))
-    assert quantised(model) == sum(isinstance(layer, nn.Linear) for layer in model.modules())
+    assert quantized(model) == sum(isinstance(layer, nn.Linear) for layer in model.modules())
     assert error(model(images), expected) < 0.1
 
 

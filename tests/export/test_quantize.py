@@ -1,4 +1,4 @@
-"""Eight-bit ONNX: what is quantised, what is not, how close it stays, and what is refused."""
+"""Eight-bit ONNX: what is quantized, what is not, how close it stays, and what is refused."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=SMALLEST, ids=SMALLEST.values())
 def pair(request, images, tmp_path_factory):
-    """A file before and after quantisation."""
+    """A file before and after quantization."""
     folder = tmp_path_factory.mktemp("onnx")
     torch.manual_seed(0)
     model = timm.create_model(SMALLEST[request.param], num_classes=10)

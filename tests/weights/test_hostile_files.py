@@ -126,7 +126,7 @@ def wrong_types(weights: StateDict) -> Cases:
                 save_safetensors(weights | {key: weights[key].to(dtype).contiguous()}),
             )
     cases["sparse"] = (".pt", saved(weights | {key: weights[key].to_sparse()}))
-    cases["quantised"] = (
+    cases["quantized"] = (
         ".pt",
         saved(weights | {key: torch.quantize_per_tensor(weights[key], 0.1, 0, torch.qint8)}),
     )

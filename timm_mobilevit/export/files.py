@@ -29,7 +29,7 @@ def export_model(
 ) -> float | QuantizationLoss | None:
     """Write a model for another runtime: ONNX, OpenVINO, LiteRT, ncnn, ExecuTorch or Core ML.
 
-    The model is optimised first (batch norms folded into convolutions) and is itself left as it is. The file is run in
+    The model is optimized first (batch norms folded into convolutions) and is itself left as it is. The file is run in
     its runtime and compared with PyTorch before it is put in place, except where the runtime does not exist on this
     machine. ONNX files and Core ML packages have metadata about the model; elsewhere a JSON file beside it holds them:
     architecture, preprocessing, size of the images and class names, in ``digits.tflite.json`` for ``digits.tflite``.

@@ -179,7 +179,7 @@ def attach(tail: Suppression | Classes, network: Network, path: Path) -> None:
         tensor.name = f"final_{tensor.name}"
     graph.node.extend(added.graph.node)
     graph.initializer.extend(added.graph.initializer)
-    # Both ends are compared in one run, for a network rounds differently if it is optimised for other outputs.
+    # Both ends are compared in one run, for a network rounds differently if it is optimized for other outputs.
     del graph.output[:]
     graph.output.extend([*added.graph.output, *raw])
     onnx.checker.check_model(proto, full_check=True)

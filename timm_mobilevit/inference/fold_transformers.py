@@ -65,7 +65,7 @@ def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def _fold_scale(attention: MultiHeadAttention) -> None:
-    """Multiply q and k by the root of the scale each: quantised to 8 bits, neither is much smaller than v."""
+    """Multiply q and k by the root of the scale each: quantized to 8 bits, neither is much smaller than v."""
     qkv = attention.qkv
     if attention.scale_in_qkv or not is_unmodified(qkv, nn.Linear) or qkv.bias is None:
         return

@@ -308,7 +308,7 @@ def _fault(key: str, tensor: Tensor) -> str:
     if len(key) > _MAX_NAME or not key.isprintable():
         return "cannot be the name of a parameter"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        return "is sparse, quantised or without data"
+        return "is sparse, quantized or without data"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return "claims more values than are there"
     if not key.endswith(_LEARNED):
