@@ -1,7 +1,7 @@
-"""What each optimisation is worth alone: ``python -m benchmarks.ablation``.
+"""What each optimization is worth alone: ``python -m benchmarks.ablation``.
 
-Each row times one network with one optimisation and without it, in turns in one process; the ratio says how many times
-longer it takes without. An optimisation stays in the code if that is at least 1.05 in one of these rows. On two CPU
+Each row times one network with one optimization and without it, in turns in one process; the ratio says how many times
+longer it takes without. An optimization stays in the code if that is at least 1.05 in one of these rows. On two CPU
 cores it takes about 15 minutes. Results go to ``benchmarks/results/``.
 """
 
@@ -33,7 +33,7 @@ def _identity(module: nn.Module) -> nn.Module:
     return module
 
 
-# What replaces an optimisation of the copy for inference, by the name of the class that it is.
+# What replaces an optimization of the copy for inference, by the name of the class that it is.
 INFERENCE: dict[str, Callable[[], Any]] = {
     "ImageWise": lambda: patch.object(optimize, "ImageWise", _identity),
     "JoinedStages": lambda: patch.object(optimize, "JoinedStages", _identity),
@@ -48,7 +48,7 @@ TRAINING: dict[str, Callable[[], Any]] = {
 def measure(
     name: str, what: str, batch: int, threads: int, *, size: int, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """Return a row: milliseconds with and without one optimisation, and their ratio with quartiles over the rounds."""
+    """Return a row: milliseconds with and without one optimization, and their ratio with quartiles over the rounds."""
     prepare("cpu", threads)
     images = make_images(batch, size, "channels_last", "cpu")
     network = place(build(name), "channels_last", "cpu")
@@ -68,7 +68,7 @@ def measure(
     samples = interleave(calls, rounds=rounds, seconds=seconds)
     ratio = spread(ratios(samples["without"], samples["with"]))
     return {
-        "optimisation": what,
+        "optimization": what,
         "network": name,
         "mode": "inference" if what in INFERENCE else "training",
         "batch": batch,
@@ -85,18 +85,18 @@ def measure(
 
 
 def main(
-    optimisation: Annotated[list[str] | None, typer.Option(help="One of them; repeatable.")] = None,
+    optimization: Annotated[list[str] | None, typer.Option(help="One of them; repeatable.")] = None,
     network: Annotated[list[str] | None, typer.Option(help="One of our models; repeatable.")] = None,
     img_size: Annotated[int, typer.Option(min=33, help="Side of the square image, in pixels.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Samples of each.")] = 11,
     seconds: Annotated[float, typer.Option(min=0, help="Length of a sample.")] = 0.3,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the CSV file.")] = RESULTS,
 ) -> None:
-    """Measure each optimisation alone."""
+    """Measure each optimization alone."""
     known = (*INFERENCE, *TRAINING)
-    wanted = optimisation or known
+    wanted = optimization or known
     if unknown := sorted(set(wanted) - set(known)):
-        raise typer.BadParameter(f"expected optimisations among {', '.join(known)}, got {', '.join(unknown)}")
+        raise typer.BadParameter(f"expected optimizations among {', '.join(known)}, got {', '.join(unknown)}")
     cases = [
         (name, what, batch, threads)
         for what in wanted
@@ -115,7 +115,7 @@ def main(
                 rows.append(pool.apply(measure, case, options))
             write(rows, path)
     for what in wanted:
-        best = max(float(row["ratio"]) for row in rows if row["optimisation"] == what)
+        best = max(float(row["ratio"]) for row in rows if row["optimization"] == what)
         typer.echo(f"{what}: at most {best} times faster: {'stays' if best >= WORTH else 'goes'}")
     typer.echo(f"{path}: {len(rows)} rows")
 

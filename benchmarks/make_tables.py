@@ -199,7 +199,7 @@ def ablation() -> str:
 def _ablation(rows: list[Row]) -> str:
     networks = list(dict.fromkeys(row["network"] for row in rows))
     threads = list(dict.fromkeys(row["threads"] for row in rows))
-    places = ("optimisation", "mode", "batch")
+    places = ("optimization", "mode", "batch")
     ratios = {(*(row[name] for name in places), row["network"], row["threads"]): float(row["ratio"]) for row in rows}
     lines = [
         (*place, *(" / ".join(f"{ratios[(*place, name, count)]:.2f}" for count in threads) for name in networks))
