@@ -121,6 +121,12 @@ def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None
         raise ValueError(f"cannot load {checkpoint}: {error}") from error
 
 
+def forget_origin(model: Any) -> None:
+    """Remove from the configuration of a model what is true of the published weights alone."""
+    for key in ("tag", "license", "origin_url"):
+        model.pretrained_cfg.pop(key, None)
+
+
 @contextmanager
 def fixed_seed() -> Iterator[None]:
     """Make random weights the same each time; the state of the global generator is restored."""

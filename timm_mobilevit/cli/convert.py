@@ -128,6 +128,7 @@ def _write_directory(model: Any, out: Path, published: bool, labels: Path | None
     from timm.models import save_for_hf
 
     from .._files import filling
+    from ._checkpoint import forget_origin
     from ._labels import class_names
 
     cfg = model.pretrained_cfg
@@ -137,8 +138,7 @@ def _write_directory(model: Any, out: Path, published: bool, labels: Path | None
             f"{model.num_classes}; leave out the tag for weights of your own"
         )
     if not published:
-        for key in ("tag", "license", "origin_url"):
-            cfg.pop(key, None)
+        forget_origin(model)
     model_config = {"label_names": class_names(model, labels)} if labels else {}
     with filling(out) as stage:
         save_for_hf(model, stage, model_config=model_config, safe_serialization=True, data_config=data_config)

@@ -173,9 +173,7 @@ def load_model(name: str, checkpoint: Path | None, entry: str | None, random_wei
         return _checkpoint.load_model("", directory, True, entry)
     network = _checkpoint.load_model(name, checkpoint, not random_weights, entry)
     if checkpoint or random_weights:
-        cfg: Any = network.pretrained_cfg
-        for key in ("tag", "license", "origin_url"):  # they say nothing about these weights
-            cfg.pop(key, None)
+        _checkpoint.forget_origin(network)
     return network
 
 

@@ -63,10 +63,10 @@ def _weights(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print(name: str, facts: dict[str, Any]) -> None:
+def _print(name: str, metadata: dict[str, Any]) -> None:
     """Print what is known, one line each. Not a table, so that addresses stay in one piece."""
     typer.echo(name)
-    for key, value in facts.items():
+    for key, value in metadata.items():
         if value is not None:
             typer.echo(f"  {key:<20}{_text(value)}")
 

@@ -124,7 +124,8 @@ def _run_in(dtype: torch.dtype, model: nn.Module) -> None:
     for network in networks:
         network.stem = InDtype(network.stem, dtype, dtype)  # type: ignore[assignment]
         for name, stage in network.stages.named_children():
-            setattr(network.stages, name, InDtype(stage, dtype, output))
+            between = isinstance(network.stages, JoinedStages) and name == "early"  # no caller gets this map
+            setattr(network.stages, name, InDtype(stage, dtype, dtype if between else output))
         if not isinstance(network.final_conv, nn.Identity):
             network.final_conv = InDtype(network.final_conv, dtype, output)  # type: ignore[assignment]
     inside = {module for network in networks for module in network.modules()}
