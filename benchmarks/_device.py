@@ -25,5 +25,5 @@ def prepare(device: str, threads: int) -> None:
 
 
 def all_threads() -> int:
-    """CPUs that this process may use."""
+    """Count the CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

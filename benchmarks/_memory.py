@@ -46,7 +46,7 @@ def peak_bytes(step: TrainingStep, device: str) -> int:
 
 
 def _held(step: TrainingStep) -> int:
-    """Bytes of parameters, buffers, the state of the optimizer, and the images."""
+    """Count the bytes of parameters, buffers, the state of the optimizer, and the images."""
     states = (value for state in step.optimizer.state.values() for value in state.values())
     tensors = [*step.network.parameters(), *step.network.buffers(), *states, step.images]
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))

@@ -12,7 +12,7 @@ LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last
 
 
 def make_images(batch: int, size: int, layout: str, device: str) -> Tensor:
-    """Random images [batch, 3, size, size] in [0, 1]; never constant ones, which some kernels run faster on."""
+    """Make random images [batch, 3, size, size] in [0, 1]; never constant ones, which some kernels run faster on."""
     return torch.rand(batch, 3, size, size).to(device, memory_format=LAYOUTS[layout])
 
 
@@ -27,7 +27,7 @@ def compile_network(network: nn.Module) -> Any:
 
 
 def compiler() -> Any:
-    """Context that compiled networks are built and called in: afresh, and never eagerly where the compiler gave up."""
+    """Return the context to build and call compiled networks in: afresh, never eagerly where the compiler gave up."""
     torch.compiler.reset()
     return torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 

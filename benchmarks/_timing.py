@@ -22,7 +22,7 @@ class Spread:
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    """Median and quartiles.
+    """Return the median and the quartiles.
 
     Example:
         >>> spread([4.0, 1.0, 2.0, 3.0, 5.0])
@@ -72,7 +72,7 @@ def interleave(
 
 
 def seconds_of(call: Callable[[], object], repeats: int = 1, device: str = "cpu") -> float:
-    """Mean seconds of one call."""
+    """Return the mean seconds of one call."""
     if device == "cuda":
         torch.cuda.synchronize()
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

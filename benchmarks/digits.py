@@ -36,7 +36,7 @@ IMAGES_TO_PREDICT = 5
 
 
 def make_loaders(data: Path, data_config: dict[str, Any], batch_size: int) -> tuple[PrefetchLoader, PrefetchLoader]:
-    """Loaders of the training and the validation images below ``data``.
+    """Build the loaders of the training and the validation images below ``data``.
 
     Args:
         data: Image folder with ``train`` and ``val``.
@@ -70,7 +70,7 @@ def make_loaders(data: Path, data_config: dict[str, Any], batch_size: int) -> tu
 
 @torch.inference_mode()
 def evaluate(task: ClassificationTask, loader: PrefetchLoader) -> float:
-    """Share of the loader's images that the task's model classifies right, in [0, 1]."""
+    """Return the share of the loader's images that the task's model classifies right, in [0, 1]."""
     model = task.get_eval_model().eval()
     evaluator = task.create_evaluator()
     for images, labels in loader:
@@ -87,7 +87,7 @@ def train(
     on_step: Callable[[], None] = lambda: None,
     on_epoch: Callable[[int, float, float], None] = lambda *_: None,
 ) -> list[float]:
-    """Trains the task's model: AdamW, one epoch of linear warm-up, then a cosine down to zero.
+    """Train the task's model: AdamW, one epoch of linear warm-up, then a cosine down to zero.
 
     Args:
         task: Model and loss.
@@ -126,7 +126,7 @@ def train(
 
 
 def save(model: torch.nn.Module, folder: Path, data_config: dict[str, Any], *, pretrained: bool) -> Path:
-    """Writes ``model.safetensors`` and ``config.json``, which ``timm.create_model("local-dir:FOLDER")`` takes.
+    """Write ``model.safetensors`` and ``config.json``, which ``timm.create_model("local-dir:FOLDER")`` takes.
 
     Returns:
         The file with the weights, for ``timm.create_model(..., checkpoint_path=FILE)``.
@@ -140,7 +140,7 @@ def save(model: torch.nn.Module, folder: Path, data_config: dict[str, Any], *, p
 
 
 def predict(folder: Path, images: list[Path]) -> int:
-    """Runs ``timm-mobilevit predict`` on the saved model in a process of its own; returns the exit code."""
+    """Run ``timm-mobilevit predict`` on the saved model in a process of its own, and return the exit code."""
     arguments = ["predict", *map(str, images), "--checkpoint", str(folder), "--topk", "2"]
     print("$ timm-mobilevit", *arguments, flush=True)
     program = "from timm_mobilevit.cli import main; main()"  # the console script, also where it is not installed

@@ -16,7 +16,7 @@ MAX_LEVEL = 16  # scans have 17 levels of grey, 0 to 16
 
 
 def write_digits(root: str | Path) -> Path:
-    """Writes the 1,797 scans to ``root/{train,val}/{0…9}/NNNN.png``, or leaves a complete folder as it is.
+    """Write the 1,797 scans to ``root/{train,val}/{0…9}/NNNN.png``, or leave a complete folder as it is.
 
     A fifth of each class is held out for validation: 1,437 scans to train on, 360 to validate on. A file is one scan
     as it is, 8x8 pixels, greyscale, the levels 0 to 16 stretched to 0 to 255; ``NNNN`` is its index in

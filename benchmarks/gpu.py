@@ -99,7 +99,7 @@ class Case:
 
 @contextlib.contextmanager
 def _float32() -> Iterator[None]:
-    """Float32 as it is on a CPU: without TF32."""
+    """Compute in float32 as a CPU does: without TF32."""
     matmul, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -137,7 +137,7 @@ def golden(name: str, device: str, layout: str) -> Figure:
 
 
 def _gradients(network: nn.Module, images: Tensor, dtype: str, *, joint: bool) -> Tensor:
-    """Gradients of a training step, one after the other, in float64."""
+    """Return the gradients of a training step, one after the other, in float64."""
     network = copy.deepcopy(network).train()
     scaler = torch.amp.GradScaler(images.device.type, enabled=dtype == "fp16")
     with patch.object(norm_act, "_DEVICES", (images.device.type,) if joint else ()), _float32():
@@ -155,7 +155,7 @@ def _loss(network: nn.Module, images: Tensor, dtype: str) -> Tensor:
 
 
 def gradients(name: str, device: str, layout: str, dtype: str, scale: Scale) -> Figure:
-    """How far the joint step's gradients are from those of float64, in units of how far the plain modules' are."""
+    """Measure how far the joint step's gradients are from float64's, in units of how far the plain modules' are."""
     network = place(build(name), layout, device)
     images = make_images(*scale.small, layout, device)
     exact = _gradients(network.double(), images.double(), "fp32", joint=False)

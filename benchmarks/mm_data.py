@@ -147,7 +147,7 @@ def _random_crop(rng: np.random.Generator, photograph: np.ndarray, size: int) ->
 
 
 def _enlarge(scan: np.ndarray, side: int) -> np.ndarray:
-    """Opacity [side, side], in [0, 1], of a scan [8, 8]."""
+    """Return the opacity [side, side], in [0, 1], of a scan [8, 8]."""
     smooth = Image.fromarray(scan.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     return np.clip((np.array(smooth) - 0.3) / 0.4, 0, 1)  # steeper edges, as of ink
 

@@ -38,7 +38,7 @@ _FAMILIES = {
 
 
 def published_accuracy() -> dict[str, float]:
-    """Published top-1 accuracy in percent at 256², of the weights that a name takes without a tag.
+    """Return the published top-1 accuracy in percent at 256², of the weights that a name takes without a tag.
 
     Example:
         >>> published_accuracy()["mobilevitv1_s"]

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from export_models import shallow_zoo
 
 import timm_mobilevit  # noqa: F401  registers the models
 
@@ -11,6 +12,16 @@ import timm_mobilevit  # noqa: F401  registers the models
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def shallow_models(request):
+    """Make every model a shallow one, but in tests that are marked long: those have the published depths."""
+    if request.node.get_closest_marker("long"):
+        yield
+        return
+    with shallow_zoo():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,8 +1,10 @@
 """Small models with random weights, and ONNX Runtime: for the tests of exported files."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from random_weights import randomise
 
@@ -34,10 +36,22 @@ def interface(path):
     }
 
 
+def shallow_variant(name):
+    """A row with every kind of layer that the variant has, once per stage: exporting takes a third of the time."""
+    return replace(VARIANTS[name], stage2_depth=1, transformer_depths=(1, 1, 1))
+
+
 def shallow(name, num_classes=10):
-    """A model with every kind of layer that the variant has, once per stage: exporting takes a third of the time."""
-    variant = replace(VARIANTS[name], stage2_depth=1, transformer_depths=(1, 1, 1))
-    return randomise(MobileViT(variant, num_classes=num_classes))
+    return randomise(MobileViT(shallow_variant(name), num_classes=num_classes))
+
+
+@contextmanager
+def shallow_zoo():
+    """Whatever builds a model by its name builds a shallow one: commands, configs, timm itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in VARIANTS:
+            patch.setitem(VARIANTS, name, shallow_variant(name))
+        yield
 
 
 def close(actual, expected):

@@ -46,7 +46,7 @@ class Accuracy:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of ``top1`` in percentage points, from the number of images.
+        """Return the standard error of ``top1`` in percentage points, from the number of images.
 
         Example:
             >>> Accuracy("rgb", images=2500, top1=50.0, top5=80.0, loss=2.0).standard_error

@@ -124,7 +124,7 @@ def short_training(root, seed=0):
     data_config = resolve_data_config({"img_size": 64, "crop_pct": 1.0}, model=model)
     loaders = digits.make_loaders(root, data_config, batch_size=8)
     task = ClassificationTask(model)
-    losses = digits.train(task, loaders, epochs=4, lr=4e-3)
+    losses = digits.train(task, loaders, epochs=2, lr=4e-3)
     return model, data_config, loaders, losses
 
 

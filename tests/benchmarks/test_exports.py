@@ -21,6 +21,7 @@ from benchmarks._results import file_name, read
 from benchmarks.digits_data import write_digits
 
 SIZE = 64
+SHALLOW = pytest.mark.usefixtures("shallow_models")
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,7 @@ def test_formats_have_the_forms_that_they_take():
     assert timms == [(TIMM, "torch", "plain"), (TIMM, "torch", "compiled"), (TIMM, "onnx", "fp32")]
 
 
+@SHALLOW
 def test_a_file_that_equals_pytorch_is_a_yes(tmp_path, monkeypatch):
     written = []
     export = exports.export_model
@@ -113,6 +115,7 @@ def test_forms_of_pytorch_are_different():
     assert errors["optimized"] < 1e-4 < errors["optimized, bf16"] < 0.2
 
 
+@SHALLOW
 def test_trained_networks_are_evaluated(tmp_path, command, monkeypatch):
     """Two scans of each digit, and a network that was not trained: its file has its accuracy."""
     everything = write_digits(tmp_path / "all")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from export_models import shallow_zoo
 from PIL import Image
 from random_weights import randomise
 from timm.utils import CheckpointSaver, ModelEmaV3
@@ -26,6 +27,12 @@ SIZE = 64
 
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shallow_models():
+    with shallow_zoo():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +63,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def converted(trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("converted") / "model"
-    assert run("convert", trained[0], "--out", out, "--img-size", SIZE).exit_code == 0
+    assert run("convert", trained[0], "--arch", ARCH, "--out", out, "--img-size", SIZE).exit_code == 0
     return out
 
 

@@ -1,10 +1,12 @@
 """ONNX files that give detections and classes: those of the model's own predict."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from export_models import shallow_zoo
 from mm_models import SMALL, detector, segmentor
 from mmdet.structures import DetDataSample
 from mmseg.structures import SegDataSample
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 from timm_mobilevit.cli import app
 from timm_mobilevit.export import export_model, tails
+from timm_mobilevit.export._network import prepare
 from timm_mobilevit.export.mm import ExportableDetector, ExportableSegmentor
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -58,26 +61,42 @@ def assert_same(actual, expected):
 
 
 STATIC = {"dynamic_batch": False, "dynamic_size": False}
+SIZE = (3, 96, 64)
 
 
-def write_detector(rule, path, **options):
-    """Write the file of a detector for 96×64 pixels; the weights are the same for every rule."""
-    torch.manual_seed(24)  # boxes of all three classes are left under every rule, and no two scores are close
-    model = detector(**RULES[rule])
-    export_model(ExportableDetector(model), path, input_size=(3, 96, 64), **options, **STATIC)
-    return model, path
-
-
-@pytest.fixture(scope="module", params=RULES, ids=list(RULES))
-def suppressed(request, tmp_path_factory):
-    return write_detector(request.param, tmp_path_factory.mktemp("ssd") / "ssd.onnx", suppress=True)
+def make_detector(rule):
+    """The weights are the same for every rule."""
+    torch.manual_seed(295)  # boxes of all three classes are left under every rule, and no two scores are close
+    with shallow_zoo():
+        return detector(**rule)
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     """The file without suppression."""
-    _, path = write_detector("v0.2", tmp_path_factory.mktemp("raw") / "raw.onnx")
-    return onnxruntime.InferenceSession(path)
+    path = tmp_path_factory.mktemp("raw") / "raw.onnx"
+    export_model(ExportableDetector(make_detector(RULES["v0.2"])), path, input_size=SIZE, **STATIC)
+    return path
+
+
+def with_rule(rule, raw, path):
+    """A detector, and its file: the rule attached to the network that all rules share."""
+    model = make_detector(rule)
+    shutil.copy(raw, path)
+    network = prepare(ExportableDetector(model), SIZE)
+    tails.attach(tails.find_tail(network, suppress=True), network, path)
+    return model
+
+
+@pytest.fixture(scope="module", params=RULES, ids=list(RULES))
+def suppressed(request, raw, tmp_path_factory):
+    """A detector and its file, of the first rule exported at once."""
+    path = tmp_path_factory.mktemp("ssd") / "ssd.onnx"
+    if request.param != "v0.2":
+        return with_rule(RULES[request.param], raw, path), path
+    model = make_detector(RULES[request.param])
+    export_model(ExportableDetector(model), path, input_size=SIZE, suppress=True, **STATIC)
+    return model, path
 
 
 def metadata_of(session):
@@ -100,6 +119,7 @@ class TestSuppression:
     def test_metadata_alone_give_them(self, suppressed, raw):
         model, path = suppressed
         images = torch.rand(1, 3, 96, 64)
+        raw = onnxruntime.InferenceSession(raw)
         settings = metadata_of(onnxruntime.InferenceSession(path))
         boxes, scores = (torch.from_numpy(output[0]) for output in raw.run(None, {"images": images.numpy()}))
         assert_same(tails.Suppression(settings)(boxes[None], scores[None], images), predicted(model, images))
@@ -116,10 +136,9 @@ class TestSuppression:
         assert [node.op_type for node in proto.graph.node].count("NonMaxSuppression") == 1
         assert len({node.name for node in proto.graph.node}) == len(proto.graph.node)
 
-    def test_nothing_found(self, tmp_path):
+    def test_nothing_found(self, raw, tmp_path):
         path = tmp_path / "none.onnx"
-        network = ExportableDetector(detector(score_thr=1.0))
-        export_model(network, path, input_size=(3, 96, 64), suppress=True, **STATIC)
+        with_rule({"score_thr": 1.0}, raw, path)
         _, (boxes, scores, labels) = run(path, torch.rand(1, 3, 96, 64))
         assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
 
@@ -172,12 +191,20 @@ class TestSuppression:
         assert_same(run(path, images)[1], predicted(model, images))
 
 
-@RUNTIMES
-def test_classes_of_a_segmentor(run, tmp_path):
-    model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), auxiliary=False).eval()
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """A segmentor and its file."""
+    with shallow_zoo():
+        model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), auxiliary=False).eval()
     model.data_preprocessor._channel_conversion = True
-    path = tmp_path / "seg.onnx"
+    path = tmp_path_factory.mktemp("seg") / "seg.onnx"
     export_model(ExportableSegmentor(model), path, input_size=(3, 64, 96), dynamic_size=False, argmax=True)
+    return model, path
+
+
+@RUNTIMES
+def test_classes_of_a_segmentor(run, classified):
+    model, path = classified
     images = torch.rand(2, 3, 64, 96)
     names, (classes,) = run(path, images)
     meta = {"ori_shape": (64, 96), "img_shape": (64, 96), "pad_shape": (64, 96)}

@@ -466,8 +466,7 @@ def test_exported_program_has_no_large_ranks_nor_group_norms(name):
 
 
 def test_file_says_where_it_comes_from_and_nothing_of_the_machine(tmp_path):
-    model = shallow(KINDS[0])
-    export_onnx(model, tmp_path / "model.onnx", input_size=(3, 64, 64), dynamic_size=False)
+    export_onnx(Small(), tmp_path / "model.onnx", input_size=(3, 16, 16), dynamic_size=False)
     proto = onnx.load(tmp_path / "model.onnx")
     assert (proto.producer_name, proto.producer_version) == ("timm-mobilevit", timm_mobilevit.__version__)
     assert proto.ir_version == 8
@@ -475,16 +474,10 @@ def test_file_says_where_it_comes_from_and_nothing_of_the_machine(tmp_path):
 
 
 def test_class_names(tmp_path):
-    options = {"input_size": (3, 64, 64), "dynamic_size": False}
-    published = shallow(KINDS[0], num_classes=1000)
-    published.pretrained_cfg = timm.create_model(KINDS[0]).pretrained_cfg
-    export_onnx(published, tmp_path / "published.onnx", **options)
-    names = metadata_of(tmp_path / "published.onnx")["labels"]
+    names = prepare(timm.create_model(KINDS[0]), (3, 64, 64)).metadata["labels"]
     assert (len(names), names[0]) == (1000, "tench, Tinca tinca")
     own = shallow(KINDS[0], num_classes=2)
-    export_onnx(own, tmp_path / "own.onnx", **options)
-    assert "labels" not in metadata_of(tmp_path / "own.onnx")
-    export_onnx(own, tmp_path / "own.onnx", labels=["cat", "dog"], **options)
-    assert metadata_of(tmp_path / "own.onnx")["labels"] == ["cat", "dog"]
+    assert "labels" not in prepare(own, (3, 64, 64)).metadata
+    assert prepare(own, (3, 64, 64), ["cat", "dog"]).metadata["labels"] == ["cat", "dog"]
     with pytest.raises(ValueError, match="got 3 labels, but the model has 2 classes"):
-        export_onnx(own, tmp_path / "own.onnx", labels=["cat", "dog", "cow"], **options)
+        export_onnx(own, tmp_path / "own.onnx", labels=["cat", "dog", "cow"], input_size=(3, 64, 64))

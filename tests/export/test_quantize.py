@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from export_models import shallow_zoo
 from PIL import Image
+from random_weights import randomise
 
 onnx = pytest.importorskip("onnx", reason='needs the extra: pip install "timm-mobilevit[onnx]"')
 onnxruntime = pytest.importorskip("onnxruntime", reason='needs the extra: pip install "timm-mobilevit[onnx]"')
@@ -63,7 +65,8 @@ def pair(request, images, tmp_path_factory):
     """A file before and after quantization."""
     folder = tmp_path_factory.mktemp("onnx")
     torch.manual_seed(0)
-    model = timm.create_model(SMALLEST[request.param], num_classes=10)
+    with shallow_zoo():
+        model = randomise(timm.create_model(SMALLEST[request.param], num_classes=10))
     fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
     export_onnx(model, fp32, input_size=(3, SIZE, SIZE), dynamic_size=False)
     quantize_onnx(fp32, int8, images)

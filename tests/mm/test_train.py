@@ -185,7 +185,11 @@ def test_loss_falls_and_checkpoint_is_saved(run):
     assert (run / "work" / "last_checkpoint").read_text() == str(checkpoint(run))
 
 
+@pytest.mark.parametrize(
+    "run", [*by_framework(CONFIGS[:1], "long"), *by_framework(CONFIGS[1:])], indirect=True, scope="module"
+)
 def test_killed_run_resumes_on_the_same_curve(run, scenes, request, tmp_path):
+    """What is resumed, the average of the weights and the schedule, is the same for a segmentor."""
     source = request.node.callspec.params["run"]
     config = save(small_config(source, scenes, tmp_path, kill_at=KILLED_AT), tmp_path / "killed" / "config.py")
     tool("train.py", config, code=-9)

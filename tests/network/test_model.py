@@ -9,6 +9,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from export_models import shallow
 from golden_data import reference_weights
 from kinds import KINDS, NAMES
 from random_weights import randomise
@@ -297,7 +298,7 @@ def test_exported_program_is_plain(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_compile_without_graph_breaks(name):
     torch.compiler.reset()
-    model = small(name).train()
+    model = shallow(name).train()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     x = torch.rand(2, 3, 64, 64)
     logits = compiled(x)

@@ -65,7 +65,8 @@ def quantize_onnx(
         >>> model = timm.create_model("mobilevitv3_xxs", num_classes=10)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_image(torch.rand(3, 64, 64), f"{folder}/image.png")
-        ...     _ = export_onnx(model, f"{folder}/model.onnx", input_size=(3, 64, 64), dynamic_size=False)
+        ...     size = {"input_size": (3, 64, 64), "dynamic_batch": False, "dynamic_size": False}
+        ...     _ = export_onnx(model, f"{folder}/model.onnx", **size)
         ...     loss = quantize_onnx(f"{folder}/model.onnx", f"{folder}/int8.onnx", folder)
         ...     sizes = [Path(folder, name).stat().st_size for name in ("model.onnx", "int8.onnx")]
         >>> sizes[1] < sizes[0] / 2, loss.correlation > 0.8

@@ -46,7 +46,8 @@ class ExportedModel(nn.Module):
         >>> model = timm.create_model("mobilevitv3_xxs", num_classes=10).eval()
         >>> images = torch.rand(2, 3, 64, 64)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = export_onnx(model, f"{folder}/model.onnx", input_size=(3, 64, 64), dynamic_size=False)
+        ...     size = {"input_size": (3, 64, 64), "dynamic_batch": False, "dynamic_size": False}
+        ...     _ = export_onnx(model, f"{folder}/model.onnx", **size)
         ...     exported = ExportedModel(f"{folder}/model.onnx")
         ...     exported.num_classes, torch.allclose(exported(images), model(images), atol=1e-4)
         (10, True)

@@ -115,7 +115,7 @@ class Checkpoint:
 
     @property
     def choice(self) -> str:
-        """One sentence on which entry was taken and how to get another; empty if there is no other.
+        """Say which entry was taken and how to get another; empty if there is no other.
 
         Example:
             >>> average, raw = Entry("state_dict_ema", averaged=True), Entry("state_dict", averaged=False)
