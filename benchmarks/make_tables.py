@@ -114,14 +114,14 @@ def _blocks(bench: str, make: Callable[[list[Row]], str], command: str) -> str:
     return "\n\n".join([*parts, f"Not measured: {'; '.join(missing)} (`{command}`)."])
 
 
-def _origin(rows: Sequence[Row], path: Path) -> str:
-    """Say where and with what a file was measured."""
+def _origin(rows: Sequence[Row], *paths: Path) -> str:
+    """Say where and with what rows were measured, and in which files they are."""
     row = rows[0]
     threads = f"{row['threads']} thread{'s' * (row['threads'] != '1')}"
     versions = " and ".join(sorted({row["torch"] for row in rows}))
     return (
         f"{row['device']}, {threads}, torch {versions}, timm {row['timm']}, {row['date']}, "
-        f"[results](../benchmarks/results/{path.name})."
+        f"{' and '.join(f'[results](../benchmarks/results/{path.name})' for path in paths)}."
     )
 
 
@@ -282,7 +282,8 @@ def matrix() -> str:
     for device, path in reversed(newest("exports").items()):  # the outputs are the same on every processor
         rows = [row for row in read(path) if not row["metric"]]
         if rows:
-            rows += [row for row in read(times[device]) if row["source"] == OURS] if device in times else []
+            paths = [path, *([times[device]] if device in times else [])]  # eight bits are among the times
+            rows += [row for other in paths[1:] for row in read(other) if row["source"] == OURS]
             break
     else:
         return "Not measured: `python -m benchmarks.exports --network '*' --rounds 0`."
@@ -309,7 +310,7 @@ def matrix() -> str:
                 lines.append((f"{_TITLES[to]}, {form}", *cells))
     notes = [f"({number}) {reason}" for number, reason in enumerate(reasons, 1)]
     table = _table(["format", *(kind.replace("mobilevit", "MobileViT") for kind in kinds)], lines, 1)
-    return "\n\n".join([table, *notes, _origin(rows, path)])
+    return "\n\n".join([table, *notes, _origin(rows, *paths)])
 
 
 def accuracy() -> str:
