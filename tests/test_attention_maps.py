@@ -1,6 +1,7 @@
 """Attention maps: the same attention as the network's own, in the right places, and pictures of it."""
 
 import itertools
+import json
 import math
 
 import pytest
@@ -165,6 +166,22 @@ def test_command_writes_a_picture_per_stage(photo, checkpoint, tmp_path, phases)
         assert draw_stage(seen, maps, phases=phases).tobytes() == picture.tobytes()
 
 
+def test_pictures_undo_the_normalisation(photo, tmp_path):
+    """They show the image, whatever mean and standard deviation the model wants."""
+    torch.save(timm.create_model(BY_BLOCK["v3"], num_classes=2).state_dict(), tmp_path / "model.pth")
+    convert = ("convert", tmp_path / "model.pth", "--img-size", 64, "--out", tmp_path / "model")
+    assert CliRunner().invoke(app, [str(arg) for arg in convert]).exit_code == 0
+    seen = []
+    for mean, std in (([0, 0, 0], [1, 1, 1]), ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])):
+        config = json.loads((tmp_path / "model/config.json").read_text())
+        config["pretrained_cfg"] |= {"mean": mean, "std": std}
+        (tmp_path / "model/config.json").write_text(json.dumps(config))
+        assert run(photo, "--checkpoint", tmp_path / "model", "--out", tmp_path / "out").exit_code == 0
+        picture = Image.open(tmp_path / "out" / "china-stage3.png").crop((0, 18, 64, 82))
+        seen.append(torch.tensor(list(picture.tobytes())))
+    assert (seen[0] - seen[1]).abs().max() <= 1
+
+
 def test_command_for_grey_images(photo, tmp_path):
     torch.save(timm.create_model(BY_BLOCK["v3"], in_chans=1, num_classes=2).state_dict(), tmp_path / "grey.pth")
     args = ("--model", BY_BLOCK["v3"], "--checkpoint", tmp_path / "grey.pth", "--img-size", 64)
@@ -196,3 +213,13 @@ def test_bad_calls(photo, checkpoint, tmp_path):
         assert (result.exit_code, result.stdout) == (code, ""), result.output
         assert message in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_compiled_models_give_maps_too():
+    model = timm.create_model(BY_BLOCK["v2"]).eval()
+    images = torch.rand(1, 3, 64, 64)
+    expected = attention_maps(model, images)
+    model.compile(backend="eager")
+    with torch.no_grad():
+        model(images)  # compiled without the hooks
+    assert len(attention_maps(model, images)) == len(expected)

@@ -151,6 +151,7 @@ def test_results_are_printed_and_stored(digits, directory, tmp_path):
     # The size counts: at another one the result is another.
     other = json.loads(run(*args, "--img-size", 96, "--json").stdout)
     assert other["results"][0]["loss"] != row["loss"]
+    assert other["preprocessing"]["input_size"] == [3, 96, 96]
 
 
 def test_limit_takes_images_of_all_classes(tmp_path):
@@ -177,6 +178,25 @@ def test_a_split_is_found_by_its_other_names(tmp_path):
     assert evaluate(Constant(2), tmp_path, workers=0)[0].images == 2
     assert evaluate(Constant(2), tmp_path, split="train", workers=0)[0].images == 5
     assert evaluate(Constant(2), tmp_path / "train", workers=0)[0].images == 5
+
+
+def test_splits_are_not_measured_together(tmp_path):
+    """timm would, where the one that is asked for is missing: both are one class for each name then."""
+    save_classes(tmp_path / "train", {"cat": 2, "dog": 3})
+    save_classes(tmp_path / "test", {"cat": 1, "dog": 1})
+    for split in ("validation", "tset"):
+        with pytest.raises(ValueError, match=f"several folders in .* have the same name.* got '{split}'"):
+            evaluate(Constant(2), tmp_path, split=split, workers=0)
+    assert evaluate(Constant(2), tmp_path, split="test", workers=0)[0].images == 2
+
+
+def test_the_order_of_the_models_own_class_names_counts(tmp_path):
+    """torchvision's, for example, in which 10 comes before 2."""
+    folder = save_classes(tmp_path, {str(i): 1 + i for i in range(11)})
+    model = Constant(11, answer=2)
+    for names, images in ((["0", "1", "10", *"23456789"], 11), ([*"0123456789", "ten"], 3), (None, 3)):
+        model.pretrained_cfg["label_names"] = names
+        assert evaluate(model, folder, workers=0)[0].top1 == pytest.approx(100 * images / 66)
 
 
 def test_grey_model(tmp_path):

@@ -87,7 +87,8 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
     try:
         for attention in fused:
             attention.fused_attn = False
-        model(images)
+        with torch.compiler.set_stance("force_eager"):  # compiled code may skip hooks that came later
+            model(images)
     finally:
         for attention in fused:
             attention.fused_attn = True

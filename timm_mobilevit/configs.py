@@ -32,7 +32,8 @@ def find_config(name: str | Path) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    found = [path for path in list_configs() if path.name.startswith(Path(name).name)]
+    *folders, start = Path(name).parts or ("",)  # of the repository's own too, "mm_configs/mmdet/ssdlite/…"
+    found = [path for path in list_configs() if path.name.startswith(start) and _lies_in(path, folders)]
     found = [path for path in found if path.stem == Path(name).stem] or found
     if not found:
         hint = suggestion(Path(name).stem, [path.stem for path in list_configs()], "`timm-mobilevit config` lists all")
@@ -40,3 +41,8 @@ def find_config(name: str | Path) -> Path:
     if len(found) > 1:
         raise ValueError(f"{name} could be any of {', '.join(path.stem for path in found)}")
     return found[0]
+
+
+def _lies_in(path: Path, folders: list[str]) -> bool:
+    own = ["mm_configs", *path.relative_to(FOLDER).parent.parts]
+    return own[len(own) - len(folders) :] == folders

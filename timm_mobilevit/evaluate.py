@@ -72,8 +72,9 @@ def evaluate(
 ) -> list[Accuracy]:
     """Measure top-1 and top-5 accuracy with the preprocessing that belongs to the model.
 
-    The data is read once for all channel orders. Classes are the folders' names in natural order (2 before 10), as for
-    timm's scripts; for the synsets of ImageNet that is the order of its classes.
+    The data is read once for all channel orders. Classes are the folders' names: in the order of the model's
+    ``label_names`` if these are the same names, else in natural order (2 before 10), as for timm's scripts; for the
+    synsets of ImageNet that is the order of its classes.
 
     Args:
         model: A timm model with a classifier. It is moved to ``device`` and set to evaluation mode.
@@ -96,9 +97,9 @@ def evaluate(
     Raises:
         FileNotFoundError: If there is no such folder.
         UnreadableImageError: If an image cannot be read. The message names the file.
-        ValueError: If the classes of the folder are not as many as the model's, the model has no classifier or input
-            channels other than one or three, a number is out of its range, or an output is not finite. The message
-            then names the image.
+        ValueError: If the classes of the folder are not as many as the model's, or several folders are one class, the
+            model has no classifier or input channels other than one or three, a number is out of its range, or an
+            output is not finite. The message then names the image.
 
     Example:
         >>> import tempfile, timm, timm_mobilevit
@@ -115,7 +116,8 @@ def evaluate(
     channels = config["input_size"][0]
     if channels not in MODES or (channels == 1 and "bgr" in channel_orders):
         raise ValueError(f"{', '.join(channel_orders).upper()} images do not fit a model of {channels} input channels")
-    dataset = _open_folder(Path(data), split, int(model.num_classes), MODES[channels])  # type: ignore[arg-type]
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    dataset = _open_folder(Path(data), split, int(model.num_classes), MODES[channels], names)  # type: ignore[arg-type]
     if limit is not None:
         if limit < 1:
             raise ValueError(f"the number of images must be at least 1, got {limit}")
@@ -231,7 +233,7 @@ def _raise_unreadable(dataset: _WholeFolder, start: int) -> NoReturn:
     raise UnreadableImageError(f"an image in {dataset.reader.root} could not be read, but can be now; try again")
 
 
-def _open_folder(data: Path, split: str, num_classes: int, mode: str) -> _WholeFolder:
+def _open_folder(data: Path, split: str, num_classes: int, mode: str, names: Any = None) -> _WholeFolder:
     if num_classes < 1:
         raise ValueError("the model has no classifier; expected one with num_classes > 0")
     if not data.is_dir():
@@ -243,4 +245,12 @@ def _open_folder(data: Path, split: str, num_classes: int, mode: str) -> _WholeF
             f"{found.reader.root} has {classes} classes with images, but the model has {num_classes}; "
             "expected one folder of images for each class"
         )
+    if len({Path(path).parent for path, _ in found.reader.samples}) > classes:  # of each name, timm makes one class
+        raise ValueError(
+            f"several folders in {found.reader.root} have the same name, such as those of two splits; expected the "
+            f"folder of one split, or the name of a split that is there, got {split!r}"
+        )
+    if isinstance(names, (list, tuple)) and len(names) == classes and set(names) == set(found.reader.class_to_idx):
+        order = {name: index for index, name in enumerate(names)}
+        found = create_dataset("", root=str(data), split=split, class_map=order)
     return _WholeFolder(found.reader.root, reader=found.reader, input_img_mode=mode)

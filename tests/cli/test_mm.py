@@ -66,6 +66,11 @@ def test_bad_calls(official, tmp_path):
         done = run(official, *arguments)
         assert done.exit_code == 1
         assert message in done.stderr
+    options = {"--labels": "no_such_file.txt", "--img-size": 99, "--crop-pct": 0.5, "--prefix": "a", "--source": "timm"}
+    for option, value in options.items():
+        done = run(official, "--config", CONFIG, "--out", out, option, value)
+        assert (done.exit_code, out.exists()) == (2, False), option
+        assert f"{option} is for a classifier or backbone" in " ".join(done.stderr.replace("│", " ").split())
     torch.save({"something": torch.zeros(1)}, tmp_path / "other.pt")
     done = run(tmp_path / "other.pt", "--config", CONFIG, "--out", out)
     assert done.exit_code == 1
@@ -83,6 +88,11 @@ def test_installed_configs_have_names():
     assert find_config(str(CONFIG)) == CONFIG
     with pytest.raises(FileNotFoundError, match="neither a file nor one of those in"):
         find_config("resnet")
+    for folder in ("mm_configs/mmdet/ssdlite", "mmdet/ssdlite", "ssdlite"):
+        assert find_config(f"{folder}/{CONFIG.name}").samefile(CONFIG)
+    for folder in ("configs", "mmdet", "mm_configs/mmseg/ssdlite", "mm_configs/mmdet", "/mm_configs/mmdet/ssdlite"):
+        with pytest.raises(FileNotFoundError, match="neither a file nor one of those in"):  # a copy that is elsewhere
+            find_config(f"{folder}/{CONFIG.name}")
     with pytest.raises(FileNotFoundError, match=f"did you mean {CONFIG.stem}"):
         find_config(CONFIG.stem.replace("mobilevitv", "mobilevit"))
     with pytest.raises(ValueError, match="could be any of"):

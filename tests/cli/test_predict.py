@@ -276,3 +276,18 @@ def test_weights_that_cannot_be_downloaded(photos, tmp_path, monkeypatch):
     assert (result.exit_code, result.stdout) == (1, "")
     assert "the weights of mobilevitv1_xxs are not in the cache" in result.stderr
     assert "--checkpoint" in result.stderr
+
+
+def test_a_download_that_is_cut(photos, monkeypatch):
+    class ProtocolError(Exception):
+        """Stands for those of clients for HTTP, which derive from Exception."""
+
+    def create_model(*args, **kwargs):
+        raise ProtocolError("peer closed connection")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    result = run(photos[0], "--model", "mobilevitv1_xxs")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "error: cannot load the weights of mobilevitv1_xxs: ProtocolError: peer closed connection; try again\n"
+    )

@@ -179,7 +179,8 @@ def test_bad_calls(photos, tmp_path):
         ((*config, "--checkpoint", "model.pth"), 2, "a folder to write to"),
         ((*config, *out, "--checkpoint", "model.pth", "--topk", 3), 2, "--topk is for classifiers"),
         ((*config, *out, "--checkpoint", "model.pth", "--model", "mobilevitv1_s"), 2, "--model is for classifiers"),
-        (("--model", "mobilevitv1_s", *out), 2, "go with --config"),
+        (("--model", "mobilevitv1_s", *out), 2, "--out goes with --config"),
+        (("--model", "mobilevitv1_s", "--min-score", 0.5), 2, "--min-score goes with --config"),
         ((*config, *out, "--checkpoint", tmp_path / "missing.pth"), 1, "no checkpoint file"),
         (("--config", "resnet", *out, "--checkpoint", "model.pth"), 1, "no config resnet"),
     ):

@@ -8,7 +8,7 @@ from peers import V1, V2
 from random_weights import randomise
 
 from timm_mobilevit.convert import convert_state_dict, export_state_dict
-from timm_mobilevit.convert.matching import fitting_architectures
+from timm_mobilevit.convert.matching import fitting_architectures, the_architecture
 from timm_mobilevit.convert.subtree import find_subtree
 from timm_mobilevit.variants import VARIANTS
 
@@ -141,6 +141,20 @@ def test_the_one_architecture_that_fits_is_found():
         assert fitting_architectures(find_subtree(ours)) == [name]
     short = {key: tensor for key, tensor in ours.items() if key.startswith(("stem.", "stages.0."))}
     assert len(fitting_architectures(find_subtree(short))) > 1
+
+
+def test_the_architecture_of_a_model_without_its_end_is_no_guess():
+    """Up to stage 3, MobileViTv3-XXS and its low-latency variant are the same."""
+    weights = reference_weights("mobilevitv3_xxs")
+    cut = {
+        key: tensor for key, tensor in weights.items() if not key.startswith(("layer_4", "layer_5", "conv_1x1", "cl"))
+    }
+    subtree = find_subtree(cut)
+    assert fitting_architectures(subtree) == ["mobilevitv3_xxs", "mobilevitv3_xxs_l2"]
+    with pytest.raises(
+        ValueError, match="it could be any of mobilevitv3_xxs, mobilevitv3_xxs_l2: name one with --arch"
+    ):
+        the_architecture(subtree)
 
 
 def test_wrong_keys_are_named():

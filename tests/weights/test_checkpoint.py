@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from timm_mobilevit.weights.checkpoint import checkpoint_of, read_checkpoint
+from timm_mobilevit.weights.checkpoint import checkpoint_of, open_checkpoint, read_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(3.0), "a.bias": torch.zeros(1)}
 
@@ -107,6 +107,21 @@ def test_no_state_dict(content, tmp_path):
     torch.save(content, tmp_path / "file.pt")
     with pytest.raises(ValueError, match="expected"):
         read_checkpoint(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize("other", [{"params": {"lr": 0.1}}, {"model": {"name": "mine"}}, {"network": {"depth": 3}}])
+def test_settings_are_no_weights(other, tmp_path):
+    torch.save({**other, "state_dict": WEIGHTS}, tmp_path / "file.pt")
+    found = open_checkpoint(tmp_path / "file.pt")
+    assert same(found.state_dict, WEIGHTS)
+    assert [entry.name for entry in found.entries] == ["state_dict"]
+
+
+def test_what_holds_the_weights_is_no_other_entry(tmp_path):
+    torch.save({"model": {"state_dict": WEIGHTS}}, tmp_path / "file.pt")
+    found = open_checkpoint(tmp_path / "file.pt")
+    assert [entry.name for entry in found.entries] == ["model.state_dict"]
+    assert found.choice == ""
 
 
 def test_nested_names_are_kept():

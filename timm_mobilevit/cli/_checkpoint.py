@@ -179,4 +179,8 @@ def load_model(
             f"the weights of {name} are not in the cache and cannot be downloaded; connect to the internet, or name a "
             "file that you have with --checkpoint"
         ) from error
+    except (ValueError, OSError, RuntimeError, ImportError):
+        raise
+    except Exception as error:  # of a client for HTTP that changes with the major versions of huggingface_hub
+        raise OSError(f"cannot load the weights of {name}: {type(error).__name__}: {error}; try again") from error
     return network

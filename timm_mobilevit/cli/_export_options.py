@@ -42,7 +42,10 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits, with --c
 Calibration = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of images that the model is for, to measure the ranges of 8 bits on.", rich_help_panel=_FILE
+        exists=True,
+        file_okay=False,
+        help="Folder of images that the model is for, to measure the ranges of 8 bits on.",
+        rich_help_panel=_FILE,
     ),
 ]
 StoredAs = Annotated[

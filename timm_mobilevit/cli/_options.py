@@ -1,5 +1,6 @@
 """Options that several subcommands have."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -74,6 +75,13 @@ Dtype = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def given_option(context: typer.Context, names: Iterable[str]) -> str:
+    """Return the first of some options that the command line has, as it is written there; empty if it has none."""
+    sources = ((name, context.get_parameter_source(name)) for name in names)
+    found = next((name for name, source in sources if source and source.name == "COMMANDLINE"), "")
+    return f"--{found.replace('_', '-')}" if found else ""
 
 
 def check_model_is_named(model: str, checkpoint: Path | None) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from ..export.formats import is_exported
 from ..weights.file_kinds import ENDINGS
-from ._options import Config, CropPct, Entry, Force, ImgSize, Labels, Prefix, model_names
+from ._options import Config, CropPct, Entry, Force, ImgSize, Labels, Prefix, given_option, model_names
 
 EXAMPLES = (
     "timm-mobilevit convert checkpoint_ema_best.pt --arch mobilevitv3_s --tag micron_in1k --out mobilevitv3_s",
@@ -81,6 +81,8 @@ def convert(
     if tag and not arch:
         raise typer.BadParameter("--tag goes with --arch")
     if config:
+        if option := given_option(context, ("source", "prefix", "img_size", "crop_pct", "labels")):
+            raise typer.BadParameter(f"{option} is for a classifier or backbone, not for a --config")
         if out.suffix != ".pth":
             raise ValueError(f"with --config, --out is the .pth file to write, got {out}")
         reserve_file(context, out, force=force)

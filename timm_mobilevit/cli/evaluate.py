@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .._version import __version__
+from ..export.formats import is_exported
 from . import _options as options
 from ._targets import reserve_folder
 
@@ -127,6 +128,6 @@ def progress_bar(text: str, *, hidden: bool = False) -> Iterator[Callable[[int, 
 def _verdict(better: str | None, checkpoint: Path | None) -> str:
     if better is None:
         return "better: undecided, the difference is within twice its standard error; use more images"
-    if checkpoint is None or checkpoint.is_dir():
+    if checkpoint is None or checkpoint.is_dir() or is_exported(checkpoint):
         return f"better: {better}"
     return f"better: {better}; convert {checkpoint} with --channel-order {better}"

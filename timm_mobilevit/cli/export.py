@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..export._format import Format
+from ..export.formats import is_exported
 from . import _export_options as shared
-from ._options import Config, Entry, Force, Labels, WeightsFile
+from ._options import Config, Entry, Force, Labels, WeightsFile, given_option
 from ._targets import reserve_file
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def command(form: Format) -> Callable[..., None]:
                 "--backbone takes a model, not a --config": config and backbone,
                 "--labels and --evaluate are for classifiers": (labels or evaluate) and (config or backbone),
                 f"--evaluate runs the file, but {form.unverified}": evaluate and form.unverified,
+                "--out-indices goes with --backbone": given_option(context, ("out_indices",)) and not backbone,
                 "--raw and --argmax go with --config": (own.get("raw") or own.get("argmax")) and not config,
             }
         )
@@ -71,7 +73,7 @@ def command(form: Format) -> Callable[..., None]:
             size, task = network.input_size, network.export_metadata["task"]
         else:
             network, task = load_model(model, checkpoint, entry, random_weights), ""
-            size = network.pretrained_cfg["input_size"]
+            size = (network.in_chans, *network.pretrained_cfg["input_size"][1:])
             if backbone:
                 network = _maps(network, out_indices)
         is_detector = task == "object-detection"
@@ -171,6 +173,8 @@ def load_model(name: str, checkpoint: Path | None, entry: str | None, random_wei
         if checkpoint or random_weights:
             raise ValueError(f"{directory} holds weights of its own; to use others, name the architecture")
         return _checkpoint.load_model("", directory, True, entry)
+    if checkpoint and is_exported(checkpoint):
+        raise ValueError(f"{checkpoint} is an exported file, which has no weights to read: name what it was made from")
     network = _checkpoint.load_model(name, checkpoint, not random_weights, entry)
     if checkpoint or random_weights:
         _checkpoint.forget_origin(network)

@@ -57,8 +57,7 @@ def export_web(
     from ._labels import read_labels
 
     network: Any = load_model(model, checkpoint, entry, random_weights)
-    channels, *sides = network.pretrained_cfg["input_size"]
-    input_size = (channels, *(wanted or sides))
+    input_size = (network.in_chans, *(wanted or network.pretrained_cfg["input_size"][1:]))
     before = top1(network, evaluate, input_size) if evaluate else ""
     names = read_labels(labels) if labels else None
     found, loss = export_web(network, out, input_size=input_size, labels=names, runtime=runtime, **options)

@@ -66,10 +66,8 @@ def predict(
     Images that cannot be read are reported and left out; the exit code is then 1.
     """
     if config:
-        sources = ((name, context.get_parameter_source(name)) for name in _OF_CLASSIFIERS)
-        given = [name for name, source in sources if source and source.name == "COMMANDLINE"]
-        if given:
-            raise typer.BadParameter(f"--{given[0].replace('_', '-')} is for classifiers, not for a --config")
+        if given := options.given_option(context, _OF_CLASSIFIERS):
+            raise typer.BadParameter(f"{given} is for classifiers, not for a --config")
         if not checkpoint or not out:
             raise typer.BadParameter("--config needs weights in --checkpoint and a folder to write to in --out")
         reserve_folder(context, out, ["predictions.json"], force=force)
@@ -89,8 +87,8 @@ def predict(
             with replacing(out / "predictions.json") as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
     else:
-        if out or force:
-            raise typer.BadParameter("--out and --force go with --config")
+        if given := options.given_option(context, ("out", "min_score", "force")):
+            raise typer.BadParameter(f"{given} goes with --config")
         options.check_model_is_named(model, checkpoint)
         if checkpoint and not pretrained:
             raise typer.BadParameter("--checkpoint and --no-pretrained exclude each other")

@@ -191,10 +191,11 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
         names += [trainer.entries[0], trainer.raw]
     elif not trainer and taken:
         names += _CONTAINERS
-    entries = [_entry(content, key, trainer, averages) for key in dict.fromkeys(names) if _is_filled(_at(content, key))]
+    names = [key for key in dict.fromkeys(names) if _holds(Tensor, _at(content, key))]
+    entries = tuple(_entry(content, key, trainer, averages) for key in names)
     places = {key: place for key, place in _METADATA.items() if key != "decay" or averages}
     metadata = {key: number for key, place in places.items() if (number := _number(content, place)) is not None}
-    return Checkpoint(state_dict, trainer.name if trainer else "", tuple(entries), metadata)
+    return Checkpoint(state_dict, trainer.name if trainer else "", entries, metadata)
 
 
 def _find(content: Mapping[Any, Any], trainer: _Trainer | None, name: str) -> str:
@@ -203,7 +204,7 @@ def _find(content: Mapping[Any, Any], trainer: _Trainer | None, name: str) -> st
     while len(path) < _MAX_DEPTH:
         known = trainer.entries if trainer and not path else ()
         inside = _at(content, ".".join(path))
-        inner = [key for key in known or _CONTAINERS if _is_filled(inside.get(key))]
+        inner = [key for key in known or _CONTAINERS if _holds((Tensor, Mapping), inside.get(key))]
         if len(inner) > 1 and not known:
             raise ValueError(
                 f"{name} holds weights in {' and '.join(inner)}, and nothing tells which are meant; say so with "
@@ -215,8 +216,9 @@ def _find(content: Mapping[Any, Any], trainer: _Trainer | None, name: str) -> st
     return ".".join(path)
 
 
-def _is_filled(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value)
+def _holds(kinds: type | tuple[type, ...], value: Any) -> bool:
+    """Return whether a value is a mapping to some tensors, say; hyperparameters and names of models are none."""
+    return isinstance(value, Mapping) and any(isinstance(part, kinds) for part in value.values())
 
 
 def _entry(content: Mapping[Any, Any], name: str, trainer: _Trainer | None, averages: bool) -> Entry:
