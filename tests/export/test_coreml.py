@@ -120,6 +120,7 @@ def test_backbone_has_an_output_per_map(write):
         (["cat", "dog"], None, ["cat", "dog"]),
         (["cat", "dog"], ["Katze", "Hund"], ["Katze", "Hund"]),
         ({"1": "dog"}, None, ["0", "dog"]),
+        (["crane", "crane"], None, ["crane (0)", "crane (1)"]),  # as two of ImageNet's; probabilities are by name
     ],
 )
 def test_known_class_names_make_a_classifier(write, names, labels, expected):
@@ -132,7 +133,8 @@ def test_known_class_names_make_a_classifier(write, names, labels, expected):
     assert {output.name for output in description.output} == {"classLabel", "classLabel_probs"}
     assert all(output.shortDescription for output in description.output)
     assert description.metadata.userDefined["com.apple.coreml.model.preview.type"] == "imageClassifier"
-    assert json.loads(description.metadata.userDefined["labels"]) == expected
+    known = [name.partition(" (")[0] for name in expected]
+    assert json.loads(description.metadata.userDefined["labels"]) == known
     *_, classify = operations(spec)
     classes = classify.inputs["classes"].arguments[0].value.immediateValue.list.values
     assert [c.immediateValue.tensor.strings.values[0] for c in classes] == expected

@@ -82,7 +82,8 @@ def test_file_computes_what_pytorch_does(name, to, tmp_path):
     assert (exported.num_classes, exported.pretrained_cfg["label_names"]) == (3, ["a", "b", "c"])
     with torch.inference_mode():
         expected = model(images)
-    torch.testing.assert_close(exported(images), expected, rtol=0, atol=1e-4 * float(expected.std()))
+    for laid_out in (images, images.to(memory_format=torch.channels_last), images.mT.contiguous().mT):
+        torch.testing.assert_close(exported(laid_out), expected, rtol=0, atol=1e-4 * float(expected.std()))
     facts = json.loads((tmp_path / f"{path.name}.json").read_text())
     assert facts["architecture"] == name
     assert facts["input_size"] == [3, 64, 64]
@@ -286,6 +287,20 @@ def test_calibration_images_are_what_the_model_takes(tmp_path):
     torch.testing.assert_close(image, torch.full((1, 3, 8, 6), 2.0))
     with pytest.raises(ValueError, match="needs the std of the images, which the model does not know"):
         draw_images({"input_size": [3, 8, 6], "mean": [0, 0, 0]}, tmp_path)
+
+
+def test_calibration_images_are_cut_and_resized_as_the_model_says(tmp_path):
+    """The middle of a wide picture, or all of it squashed; its own pixels, or blends of them."""
+    columns = np.array([0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 0], dtype=np.uint8)
+    Image.fromarray(np.tile(columns, (4, 1))).convert("RGB").save(tmp_path / "wide.png")
+    facts = {"input_size": [3, 4, 4], "mean": [0, 0, 0], "std": [1, 1, 1], "crop_pct": 1.0}
+    for options, row in (
+        ({"crop_mode": "center", "interpolation": "nearest"}, [1, 1, 1, 1]),
+        ({"crop_mode": "squash", "interpolation": "nearest"}, [0, 1, 1, 0]),
+        ({"crop_mode": "squash", "interpolation": "bilinear"}, [0, 0.66, 0.66, 0]),
+    ):
+        (image,) = draw_images(facts | options, tmp_path)
+        assert image[0, 1, 2].tolist() == pytest.approx(row, abs=0.01)
 
 
 class Drifting(nn.Module):

@@ -80,6 +80,21 @@ class TestDetector:
         for actual, wanted in zip(session.run(None, {"images": images.numpy()}), expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(actual), wanted, rtol=0, atol=1e-4 * wanted.std().item())
 
+    @pytest.mark.parametrize(
+        ("nms", "threshold"),
+        [
+            ({"type": "nms", "iou_thr": 0.4}, 0.4),  # mmcv's older name
+            ({"type": "soft_nms", "iou_threshold": 0.3}, 0.3),
+            ({"type": "soft_nms", "min_score": 0.05}, None),  # mmcv has a default
+        ],
+    )
+    def test_metadata_of_other_suppressions(self, nms, threshold):
+        metadata = ExportableDetector(detector(nms=nms)).export_metadata
+        assert metadata["iou_threshold"] == threshold
+        assert metadata["nms"] == {
+            key.replace("thr", "threshold") if key == "iou_thr" else key: nms[key] for key in nms
+        }
+
     def test_what_cannot_be_exported(self):
         model = detector()
         model.bbox_head = torch.nn.Identity()

@@ -182,6 +182,16 @@ class TestSuppression:
             )
         assert not list(tmp_path.iterdir())
 
+    def test_detections_in_another_order_are_refused(self):
+        settings = {"score_thr": 0.1, "iou_threshold": 0.5, "nms_pre": -1, "max_per_class": -1, "max_per_img": 100}
+        tail = tails.Suppression(settings)
+        raw = [torch.tensor([[[0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 1.0, 1.0]]]), torch.tensor([[[0.9], [0.7]]])]
+        image = torch.zeros(1, 3, 8, 8)
+        found = [output.numpy() for output in tail(*raw, image)]
+        tail.check(raw, image, found)
+        with pytest.raises(RuntimeError, match="finds 2 boxes, PyTorch 2"):
+            tail.check(raw, image, [output[::-1] for output in found])
+
     @pytest.mark.long
     def test_any_size(self, tmp_path):
         model = detector()

@@ -28,8 +28,10 @@ pytest.importorskip("onnxscript", reason="needs the extra onnx")
 from timm_mobilevit.cli import app  # noqa: E402
 from timm_mobilevit.evaluate import evaluate  # noqa: E402
 from timm_mobilevit.export import ExportedModel, export_onnx  # noqa: E402
+from timm_mobilevit.export._metadata import find_metadata  # noqa: E402
 from timm_mobilevit.export._network import prepare  # noqa: E402
 from timm_mobilevit.export.onnx import check_valid  # noqa: E402
+from timm_mobilevit.export.runtimes import open_file  # noqa: E402
 
 SIZE = (3, 64, 96)
 
@@ -92,6 +94,27 @@ def test_backbone(tmp_path):
             close(actual, expected)
     assert metadata_of(path)["feature_reductions"] == [4, 8]
     assert_plain(path)
+
+
+@pytest.mark.parametrize(
+    ("out_indices", "reductions"), [((4, 2), [8, 32]), ((-1, 1), [4, 32]), ((2, 2), [8]), (2, [16, 32])]
+)
+def test_reductions_are_those_of_the_maps(out_indices, reductions):
+    """timm gives the maps in the order of the stages, each once."""
+    model = timm.create_model(KINDS[-1], features_only=True, out_indices=out_indices).eval()
+    with torch.inference_mode():
+        sides = [output.shape[-1] for output in model(torch.rand(1, 3, 128, 128))]
+    assert [128 // side for side in sides] == reductions
+    assert prepare(model, (3, 64, 64)).metadata["feature_reductions"] == reductions
+
+
+def test_mean_and_std_of_other_channels():
+    """Averages of three, as timm makes of them for a model of other images."""
+    model = Small()
+    model.pretrained_cfg = {"mean": tuple(torch.tensor([0.25, 0.5, 0.75]).numpy()), "std": (0.5, 0.25, 0.0)}
+    found = json.loads(json.dumps(find_metadata(model, (3, 8, 8))))
+    assert found == {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.0], "input_size": [3, 8, 8]}
+    assert find_metadata(model, (1, 8, 8)) == {"mean": [0.5], "std": [0.25], "input_size": [1, 8, 8]}
 
 
 def test_model_is_left_as_it_is_and_described(tmp_path):
@@ -236,6 +259,29 @@ def test_pictures_are_compared_in_float64_too():
     assert network.compare(lambda images: [((pixels - shift) / scale).mean((2, 3)).numpy()]) > 1e-4
 
 
+def test_files_that_are_none_of_ours(tmp_path):
+    """Cut, empty, or with metadata of another program."""
+    path = tmp_path / "model.onnx"
+    export_onnx(Small(), path, input_size=(3, 16, 16), dynamic_size=False)
+    whole = path.read_bytes()
+    for content, message in ((whole[:-100], "is no ONNX file, or a damaged one"), (b"", "does not say which images")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            ExportedModel(path)
+        with pytest.raises(ValueError, match="ONNX Runtime cannot load"):
+            open_file(path)
+        done = CliRunner().invoke(app, ["predict", str(tmp_path), "--checkpoint", str(path)])
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.output
+    path.write_bytes(whole)
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {"author": "another program"})
+    onnx.save(proto, path)
+    with pytest.raises(
+        ValueError, match="does not say which images it takes; expected a file of `timm-mobilevit export`"
+    ):
+        ExportedModel(path)
+
+
 def test_operators_of_others_are_refused(tmp_path):
     node = onnx.helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
@@ -340,6 +386,19 @@ class TestCommand:
         assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in weights} == {"UINT8"}
         assert run_file(out, torch.rand(1, 3, 64, 64))["logits"].shape == (1, 1000)
 
+    def test_grey_images(self, tmp_path):
+        """The file of a model says how many channels it has; its configuration says three."""
+        torch.save(timm.create_model(KINDS[0], in_chans=1, num_classes=2).state_dict(), tmp_path / "grey.pth")
+        (tmp_path / "images").mkdir()
+        for index in range(4):
+            pixels = torch.randint(256, (64, 64), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+        args = (KINDS[0], "--checkpoint", tmp_path / "grey.pth", "--img-size", 64, "--static")
+        done = run(*args, "--int8", "--calibration", tmp_path / "images", "--out", tmp_path / "grey.onnx")
+        assert done.exit_code == 0, done.output
+        assert interface(tmp_path / "grey.onnx")["images"] == ("FLOAT", [1, 1, 64, 64])
+        assert metadata_of(tmp_path / "grey.onnx")["mean"] == [0.0]
+
     def test_accuracy_before_and_after(self, tmp_path):
         timm.models.save_for_hf(randomise(timm.create_model(KINDS[0], num_classes=2)), tmp_path / "model")
         for index in range(6):
@@ -396,6 +455,7 @@ class TestCommand:
             (KINDS[0], "--opset", "16"),
             (KINDS[0], "--backbone", "--evaluate", "."),
             (KINDS[0], "--evaluate", "nowhere"),
+            (KINDS[0], "--random-weights", "--out-indices", "2,3"),
         ],
         ids=" ".join,
     )
@@ -407,6 +467,7 @@ class TestCommand:
         [
             (("resnet50",), "unknown architecture 'resnet50'"),
             ((KINDS[0], "--checkpoint", "missing.pth"), "no checkpoint file at missing.pth"),
+            ((KINDS[0], "--checkpoint", "other.onnx"), "other.onnx is an exported file, which has no weights to read"),
             ((KINDS[0], "--random-weights", "--backbone", "--out-indices", "last"), "such as 2,3,4; got 'last'"),
             (("--config", "ssdlite_mobilevitv3-xxs"), "a config has no weights"),
         ],

@@ -213,6 +213,16 @@ class Segmentor(nn.Module):
         return self.conv(x)
 
 
+def test_a_probability_of_zero_is_a_finite_logit(tmp_path):
+    model = Classifier().eval()
+    model.conv.bn.bias.data[0] = -1000
+    model.conv.act = nn.Identity()
+    export_onnx(model, tmp_path / "model.onnx", input_size=(3, 16, 16), softmax=True, **STATIC)
+    images = torch.rand(1, 3, 16, 16)
+    assert run_file(tmp_path / "model.onnx", images)["probabilities"][0, 0] == 0
+    assert ExportedModel(tmp_path / "model.onnx")(images).isfinite().all()
+
+
 def test_probabilities_of_every_pixel(tmp_path):
     export_onnx(Segmentor(), tmp_path / "model.onnx", input_size=(3, 16, 16), softmax=True)
     probabilities = run_file(tmp_path / "model.onnx", torch.rand(2, 3, 16, 16))["probabilities"]

@@ -17,7 +17,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason='needs the extra: pip in
 
 from timm_mobilevit.cli import _export_options  # noqa: E402
 from timm_mobilevit.export import quantize  # noqa: E402
-from timm_mobilevit.export._calibration import draw_images  # noqa: E402
+from timm_mobilevit.export._calibration import check_correlation, draw_images  # noqa: E402
 from timm_mobilevit.export.files import export_onnx  # noqa: E402
 from timm_mobilevit.export.quantize import (  # noqa: E402
     WEIGHT_TYPES,
@@ -136,6 +136,8 @@ class TestFile:
         for kind in ("Softmax", "ReduceSum", "LayerNormalization", "InstanceNormalization"):
             for node in nodes.get(kind, ()):
                 assert not (dequantized.issuperset(node.input[:1]) and quantized.issuperset(node.output)), kind
+        products = {name for node in nodes.get("MatMul", ()) for name in node.output}
+        assert not products & quantized  # the bias is added in float32
         matmuls = [dequantized.issuperset(n.input) for n in nodes.get("MatMul", ())]
         linear = sum(n.op_type == "MatMul" and n.input[1] in weights for n in onnx.load(pair[0]).graph.node)
         assert sum(matmuls) == linear
@@ -206,6 +208,17 @@ class TestWeightTypes:
     def test_are_those_of_the_command_line(self):
         choices, _ = get_args(_export_options.StoredAs)
         assert get_args(choices) == tuple(WEIGHT_TYPES)
+
+
+class TestCorrelation:
+    def test_is_that_of_the_worst_output(self):
+        """Boxes may be noise beside scores that are right."""
+        noise = np.random.default_rng(0).random((2, 16, 9))
+        before = [[scores, boxes] for scores, boxes in zip(noise[0], noise[1], strict=True)]
+        after = [[scores, boxes[::-1]] for scores, boxes in before]
+        assert check_correlation(before, before).correlation == pytest.approx(1)
+        with pytest.raises(ValueError, match=r"is -?0\.[0-4]\d+, expected at least 0\.8"):
+            check_correlation(before, after)
 
 
 class TestCalibration:

@@ -65,6 +65,19 @@ def test_eight_bits_and_half_precision_exclude_each_other(name, tmp_path):
         export_model(nn.Linear(1, 1), path, half=True, calibration=tmp_path)
 
 
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if "calibration" in form.takes])
+def test_images_for_eight_bits_are_looked_for_before_the_work(name, tmp_path):
+    try:
+        FORMATS[name].require()
+    except ImportError as error:
+        pytest.skip(str(error))
+    path = tmp_path / f"model{FORMATS[name].ending}"
+    (tmp_path / "empty").mkdir()
+    for folder, error in (("nowhere", FileNotFoundError), ("empty", ValueError)):
+        with pytest.raises(error, match=f"no .*{folder}"):
+            export_model(nn.Linear(1, 1), path, calibration=tmp_path / folder)
+
+
 def test_an_unknown_format(tmp_path):
     with pytest.raises(ValueError, match=r"expected one of onnx, openvino, .*; got 'tensorrt'"):
         export_model(nn.Linear(1, 1), tmp_path / "model.engine", "tensorrt")

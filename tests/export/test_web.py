@@ -184,6 +184,12 @@ def test_bad_folders(tmp_path):
     (tmp_path / "taken" / "index.html").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"index\.html is a folder"):
         export_web(model, tmp_path / "taken")
+    (tmp_path / "taken" / "index.html").rmdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / "taken" / name).mkdir()
+        with pytest.raises(ValueError, match=rf"{name} is a folder"):
+            export_web(torch.nn.Linear(1, 1), tmp_path / "taken")  # before it looks at the model
+        (tmp_path / "taken" / name).rmdir()
     (tmp_path / "taken too").mkdir()
     (tmp_path / "taken too" / "onnx").touch()
     with pytest.raises(ValueError, match="onnx is a file"):

@@ -46,11 +46,7 @@ def draw_images(metadata: Mapping[str, Any], folder: Path, count: int = 128) -> 
             deviation, or takes no images.
     """
     find_mean_and_std(metadata, "calibration")
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {folder}; quantization measures the ranges of the activations on images: expected a folder of "
-            "a hundred or so of the kind that the model is for"
-        )
+    files = evenly(find_calibration_images(folder), count)
     config = resolve_data_config({key: metadata[key] for key in _DATA_KEYS if key in metadata})
     mode, transform = image_mode(config["input_size"][0]), create_transform(**config)
 
@@ -61,12 +57,28 @@ def draw_images(metadata: Mapping[str, Any], folder: Path, count: int = 128) -> 
             raise ValueError(f"cannot calibrate on {file}: {error}") from error
         return as_input(image, pictures=bool(metadata.get("image_input")))
 
-    return [read(file) for file in evenly(find_images([folder]), count)]
+    return [read(file) for file in files]
+
+
+def find_calibration_images(folder: Path) -> list[Path]:
+    """Find the images of a folder, at any depth.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no images.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder}; quantization measures the ranges of the activations on images: expected a folder of "
+            "a hundred or so of the kind that the model is for"
+        )
+    return find_images([folder])
 
 
 def as_input(images: Tensor, *, pictures: bool) -> Tensor:
-    """Turn images [B, C, H, W] in [0, 1] into uint8 [B, H, W, C] for a file that takes pictures."""
-    return (255 * images).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous() if pictures else images
+    """Turn images [B, C, H, W] in [0, 1] into what a file takes: uint8 [B, H, W, C] if it takes pictures."""
+    images = (255 * images).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) if pictures else images
+    return images.contiguous()  # runtimes read the memory as it lies
 
 
 def few(images: Sequence[Tensor]) -> list[Tensor]:

@@ -29,12 +29,19 @@ def find_metadata(
     """
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     metadata = {key: cfg[key] for key in _CFG_KEYS if cfg.get(key)}
+    for key in metadata.keys() & {"mean", "std"}:
+        values = [float(value) for value in metadata[key]]
+        if len(values) != input_size[0]:  # of three channels, though the model was built for others; as timm does
+            values = [sum(values) / len(values)] * input_size[0]
+        metadata[key] = values
     metadata["input_size"] = list(input_size)
     if names := known_class_names(model, labels):
         metadata["labels"] = names
     info: Any = getattr(model, "feature_info", None)
     if info is not None and not hasattr(model, "num_classes"):
-        metadata["feature_reductions"] = info.reduction()
+        # timm gives the maps in the order of the stages, each once, however they were asked for.
+        indices = sorted({index % len(info.info) for index in info.out_indices})
+        metadata["feature_reductions"] = info.reduction(indices)
     return metadata | getattr(model, "export_metadata", {})
 
 
@@ -102,12 +109,18 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no JSON file.
-        ValueError: If they do not tell the size of the images.
+        ValueError: If they do not tell the size of the images, or the file is damaged.
     """
     if path.suffix == ".onnx":
         import onnx
+        from google.protobuf.message import DecodeError
 
-        metadata = {prop.key: json.loads(prop.value) for prop in onnx.load(path).metadata_props}
+        try:
+            metadata = {prop.key: json.loads(prop.value) for prop in onnx.load(path).metadata_props}
+        except DecodeError as error:
+            raise ValueError(f"{path} is no ONNX file, or a damaged one: {error}") from error
+        except ValueError:  # another program's, whose values are no JSON
+            metadata = {}
     else:
         source = metadata_file(path)
         if not source.is_file():

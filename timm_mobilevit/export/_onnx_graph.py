@@ -130,7 +130,11 @@ def open_onnx(source: Path | bytes, threads: int = 1, *, exact_sums: bool = Fals
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.x64quantprecision", str(int(exact_sums)))
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own classes
+        name = "the graph" if isinstance(source, bytes) else source
+        raise ValueError(f"ONNX Runtime cannot load {name}: {error}") from error
     (feed,) = session.get_inputs()
 
     def run(images: Any) -> list[Any]:

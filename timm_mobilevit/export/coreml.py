@@ -19,6 +19,7 @@ standard deviation.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,11 @@ def _write(network: "Network", path: Path, *, half: bool, suppress: bool) -> Non
             raise ValueError("suppress is for detectors of timm_mobilevit.export.mm")
         classes_together = suppresses_classes_together(metadata, "this detector")
     names = metadata.get("labels") if "task" not in metadata and outputs in (["logits"], ["probabilities"]) else None
+    if (
+        names
+    ):  # Core ML gives probabilities by name: of two classes with one name ("crane" of ImageNet), one would be lost
+        counts = Counter(names)
+        names = [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
     softmax = names is not None and outputs == ["logits"]
     wrapped: Any = WithInterface(network.optimized, **preprocessing, softmax=softmax).eval()
     if suppress:

@@ -84,7 +84,7 @@ def _open(path: Path, threads: int) -> Callable[[Any], list[Any]]:
     method = Runtime.get().load_program(path).load_method("forward")
     if method is None:
         raise ValueError(f"{path} has no method forward")
-    return lambda images: [output.numpy() for output in method.execute([torch.from_numpy(images)])]
+    return lambda images: [output.numpy() for output in method.execute([torch.from_numpy(images).contiguous()])]
 
 
 FORMAT = Format(

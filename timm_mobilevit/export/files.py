@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from .._files import replacing
-from ._calibration import QuantizationLoss
+from ._calibration import QuantizationLoss, find_calibration_images
 from ._compare import HALF_TOLERANCE
-from ._metadata import write_metadata
+from ._metadata import find_mean_and_std, write_metadata
 from ._network import prepare
 from .formats import FORMATS, format_of
 
@@ -75,16 +75,20 @@ def export_model(
     if unknown := sorted(options.keys() - form.takes.keys()):
         raise ValueError(f"{form.title} does not take {', '.join(unknown)}; it takes {', '.join(form.takes)}")
     options = {**form.takes, **options}
-    if options.get("calibration") is not None:
-        options["calibration"] = Path(options["calibration"])
-        if options.get("half"):
-            raise ValueError("eight bits go with weights in float32: leave out half")
+    calibration = options.get("calibration")
+    if calibration is not None and options.get("half"):
+        raise ValueError("eight bits go with weights in float32: leave out half")
     form.check_target(path)
     form.require()
+    if calibration is not None:
+        options["calibration"] = Path(calibration)
+        find_calibration_images(options["calibration"])
     of_the_network = {key: options.pop(key) for key in _OF_THE_NETWORK if key in options}
     if options.get("suppress"):  # detections are those of one image
         of_the_network.pop("dynamic_batch", None)
     network = prepare(model, input_size, labels, **of_the_network)
+    if calibration is not None:
+        find_mean_and_std(network.metadata, "calibration")
     if options.get("half"):
         network.tolerance = HALF_TOLERANCE
     with replacing(path) as temporary:

@@ -60,12 +60,13 @@ class ExportableDetector(nn.Module):
         self.detector = _without(detector, "data_preprocessor")
         self.flatten_levels = flatten_levels
         test_cfg = detector.test_cfg
+        nms = {"iou_threshold" if key == "iou_thr" else key: value for key, value in test_cfg["nms"].items()}  # as mmcv
         self.export_metadata = {
             "task": "object-detection",
             **_preprocessing(detector),
             "score_thr": test_cfg.get("score_thr", 0.0),
-            "nms": dict(test_cfg["nms"]),
-            "iou_threshold": test_cfg["nms"]["iou_threshold"],
+            "nms": nms,
+            "iou_threshold": nms.get("iou_threshold"),
             **{key: test_cfg.get(key, -1) for key in ("nms_pre", "max_per_class", "max_per_img")},
         }
 

@@ -59,8 +59,9 @@ def _open(path: Path, threads: int) -> Callable[[Any], list[Any]]:
 
     def run(images: Any) -> list[Any]:
         outputs = []
+        image = np.ascontiguousarray(images[0])  # ncnn.Mat does not keep it alive
         with net.create_extractor() as extractor:
-            extractor.input("in0", ncnn.Mat(np.ascontiguousarray(images[0])))
+            extractor.input("in0", ncnn.Mat(image))
             for name, shape in zip(names, shapes, strict=True):
                 code, output = extractor.extract(name)
                 if code:

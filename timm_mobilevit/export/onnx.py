@@ -27,13 +27,14 @@ def _write(
     suppress: bool,
     argmax: bool,
 ) -> "float | QuantizationLoss":
-    from .quantize import quantize_onnx
+    from .quantize import check_weight_type, quantize_onnx
     from .tails import attach, find_tail
 
     if opset < OLDEST_OPSET:
         raise ValueError(f"opset must be {OLDEST_OPSET} or newer, got {opset}")
     if half_io and not half:
         raise ValueError("half_io is for half=True: only a file in half precision has float16 inputs and outputs")
+    check_weight_type(weight_type)
     tail = find_tail(network, suppress=suppress) if suppress or argmax else None
     write_graph(network, path, opset=opset, half=half, half_io=half_io, input_name=input_name)
     check_valid(path)

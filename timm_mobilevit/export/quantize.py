@@ -84,8 +84,7 @@ def quantize_onnx(
         raise FileNotFoundError(f"no ONNX file {model_path}")
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")
-    if weight_type not in WEIGHT_TYPES:
-        raise ValueError(f"weight_type must be one of {', '.join(WEIGHT_TYPES)}, got {weight_type!r}")
+    check_weight_type(weight_type)
     images = draw_images(read_metadata(model_path), calibration, num_images)
     original = onnx.load(model_path)
     feeds = iter([{original.graph.input[0].name: image.numpy()} for image in images])
@@ -125,6 +124,12 @@ def quantize_onnx(
         if not correlation(before, after) >= MIN_CORRELATION:
             remedy = _remedy(correlation(before, _run(quantized, images, exact_sums=True)))
         return check_correlation(before, after, remedy)
+
+
+def check_weight_type(weight_type: str) -> None:
+    """Refuse an unknown way to store weights."""
+    if weight_type not in WEIGHT_TYPES:
+        raise ValueError(f"weight_type must be one of {', '.join(WEIGHT_TYPES)}, got {weight_type!r}")
 
 
 def _run(path: Path, images: list[Tensor], *, exact_sums: bool = False) -> list[list[NDArray[Any]]]:

@@ -56,8 +56,9 @@ class ExportedModel(nn.Module):
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
         super().__init__()
         path = Path(path)
-        self.run = open_file(path, threads=threads)
+        open_in_runtime = find_runtime(path)
         metadata = read_metadata(path)
+        self.run = open_in_runtime(path, threads or torch.get_num_threads())
         size = tuple(metadata["input_size"])
         self.pretrained_cfg = metadata | {"input_size": size, "label_names": metadata.get("labels")}
         outputs = self.forward(torch.zeros(1, *size))
@@ -79,10 +80,18 @@ def open_file(path: Path, *, threads: int | None = None) -> Run:
 
     Arguments and errors are those of :class:`ExportedModel`.
     """
+    return find_runtime(path)(path, threads or torch.get_num_threads())
+
+
+def find_runtime(path: Path) -> Callable[[Path, int], Run]:
+    """Return the function that loads a file of its format, with so many threads; the file is not read yet.
+
+    Errors are those of :class:`ExportedModel`.
+    """
     form = FORMATS[format_of(path)]
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
     if form.open is None:
         raise ValueError(f"{path} cannot be run here: {form.unverified}")
     form.require(to_write=False)
-    return form.open(path, threads or torch.get_num_threads())
+    return form.open

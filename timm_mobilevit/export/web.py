@@ -12,12 +12,12 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from .._files import check_file, check_folder, filling
-from ._calibration import QuantizationLoss
+from ._calibration import QuantizationLoss, find_calibration_images
 from ._format import require
 from ._metadata import find_metadata
 from ._onnx_graph import PACKAGES
 from .files import export_onnx
-from .quantize import quantize_onnx
+from .quantize import check_weight_type, quantize_onnx
 
 _PAGE = Path(__file__).with_name("web_page")
 _FOLDERS = ("onnx", "runtime")
@@ -82,7 +82,7 @@ def export_web(
     """
     require("onnx", "ONNX", PACKAGES)
     folder = Path(folder)
-    check_folder(folder, [path.name for path in _PAGE.iterdir()])
+    check_folder(folder, [*(path.name for path in _PAGE.iterdir()), "config.json", "preprocessor_config.json"])
     for name in _FOLDERS:
         check_file(folder / name, is_folder=True)
     files = [Path(runtime, name) for name in _RUNTIME] if runtime is not None else []
@@ -96,6 +96,9 @@ def export_web(
     if missing := [key for key in ("mean", "std") if not cfg.get(key)]:
         raise ValueError(f"the model's pretrained_cfg does not say {', '.join(missing)} of the images; set them there")
     data = resolve_data_config({"input_size": input_size} if input_size else {}, model=model)
+    if calibration is not None:
+        check_weight_type(weight_type)
+        find_calibration_images(Path(calibration))
     preprocessor, config = _preprocessor(data), _config(model, data["input_size"], labels)
     if calibration is None:
         config["transformers.js_config"] = {"dtype": "fp32"}  # otherwise it asks for eight bits in WebAssembly

@@ -349,9 +349,9 @@ def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x)  # type: ignore[no-any-return]
     if not is_exporting_onnx():
         x = F.layer_norm(x, x.shape[1:], eps=norm.eps)
-    elif any(isinstance(size, torch.SymInt) or size == 1 for size in x.shape[2:]):
-        # Any image size. An axis that is 1 in the example image counts as one that always is, and the instance norm, or
-        # a group norm without weights, would write that into the file.
+    elif any(isinstance(size, torch.SymInt) for size in x.shape[2:]):
+        # Any image size. The instance norm, or a group norm without weights, would write that of the example into the
+        # file.
         weight = x.new_ones(norm.num_channels) if norm.weight is None else norm.weight
         bias = x.new_zeros(norm.num_channels) if norm.bias is None else norm.bias
         return F.group_norm(x, 1, weight, bias, norm.eps)
