@@ -1,6 +1,7 @@
 """Models rewritten for inference against themselves."""
 
 import warnings
+from functools import partial
 
 import pytest
 import timm
@@ -79,6 +80,14 @@ def test_norms_that_normalise_each_batch_stay():
     assert isinstance(fast.final_conv.bn, nn.BatchNorm2d)
     x = torch.rand(2, 3, 64, 64, dtype=torch.double)
     assert_equal(fast(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["mobilevitv2_0_5", "mobilevitv3_xxs"])
+def test_norms_that_normalise_each_batch_see_all_of_it(name):
+    """Also those before the first transformer, which otherwise get one image after the other."""
+    model = build(name, num_classes=5, norm_layer=partial(nn.BatchNorm2d, track_running_stats=False)).double()
+    x = torch.rand(3, 3, 64, 64, dtype=torch.double)
+    assert_equal(optimize_for_inference(model)(x), model(x))
 
 
 def test_optimizes_twice_and_from_training_mode():
@@ -208,6 +217,11 @@ class TestBfloat16:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             optimize_for_inference(model, dtype=torch.bfloat16)
+
+    def test_keeps_the_type_of_a_double_model(self):
+        model = build("mobilevitv3_xxs", num_classes=3).double()
+        x = torch.rand(1, 3, 64, 64, dtype=torch.double)
+        assert optimize_for_inference(model, dtype=torch.bfloat16)(x).dtype == torch.double
 
     def test_refuses_other_types(self):
         with pytest.raises(ValueError, match=r"must be torch\.bfloat16 or None, got torch\.float16"):

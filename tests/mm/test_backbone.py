@@ -179,6 +179,19 @@ class TestBackbone:
         for a, b in zip(*gradients, strict=True):
             torch.testing.assert_close(a, b)
 
+    def test_checkpoints_keep_the_hooks_of_a_stage(self):
+        model, calls = backbone().train(), []
+        model.stages[3].register_forward_hook(lambda *_: calls.append(model.with_cp))
+        for model.with_cp in (False, True):
+            sum(out.sum() for out in model(torch.rand(2, 3, 64, 64))).backward()
+        assert calls == [False, True]  # the backward pass stops recomputing before the end of a stage
+
+    def test_a_stage_that_is_named_twice_is_one_map(self):
+        model = backbone(out_indices=(4, -1, 3)).eval()
+        widths = VARIANTS[SMALL].widths[3:]
+        assert model.out_channels == list(widths)
+        assert [x.shape[1] for x in model(torch.rand(1, 3, 64, 64))] == list(widths)
+
     def test_options_reach_the_network(self):
         model = backbone(proj_drop_rate=0.25, drop_path_rate=0.5, patch_size=(8, 4, 2))
         assert model.stages[2][1].patch_h == 8

@@ -19,6 +19,7 @@ METRICS = {
     "lvis/bbox_AP": {"lvis/bbox_AP": 0.4, "lvis/bbox_AP50": 0.6},
     "coco_panoptic/PQ": {"coco_panoptic/PQ": 40.0, "coco_panoptic/SQ": 60.0},
     "coco/AR@100": {"coco/AR@100": 0.4, "coco/AR@300": 0.6},
+    "Recall": {"Recall": 0.4},
     "loss": {"loss": 4.0},
 }
 

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from timm_mobilevit.mm import TimmMobileViT, use_backbone
+from timm_mobilevit.mm import TimmMobileViT, _trial, use_backbone
 from timm_mobilevit.variants import get_variant
 
 ARCH = "mobilevitv3_xxs"
@@ -229,6 +229,17 @@ class TestWhatWasMadeIsTried:
 
     def test_what_works_has_no_note(self):
         assert use_backbone(fcn(), ARCH) == []
+
+    @pytest.mark.detection
+    def test_a_config_that_names_no_scope(self):
+        """As pure-Python configs: it gets the boxes that its class of detector asks for."""
+        from mmdet.models import RetinaNet
+
+        config = load("mmdet", "retinanet/retinanet_r50_fpn_1x_coco.py")
+        config.model.type = RetinaNet
+        config.default_scope = None
+        use_backbone(config, ARCH)
+        assert _trial._try(config, "loss") is None
 
     def test_a_part_that_was_built_for_other_maps(self):
         config = fcn(type="DepthwiseSeparableASPPHead", c1_in_channels=64, c1_channels=8, dilations=(1, 2))

@@ -28,6 +28,27 @@ def detection_samples(boxes, size=64):
 
 
 @pytest.mark.detection
+def test_the_order_of_a_batch_changes_no_box():
+    """Anchors belong to the canvas of the batch, whichever image comes first."""
+    from mmdet.structures import DetDataSample
+
+    model = ssd(SMALL, num_classes=3, score_thr=0.0, max_per_img=50).eval()
+    images, shapes = torch.rand(2, 3, 128, 128), [(128, 128), (64, 40)]
+    images[1, :, 64:] = images[1, :, :, 40:] = 0
+
+    def boxes(order):
+        meta = {"batch_input_shape": (128, 128), "scale_factor": (1.0, 1.0)}
+        samples = [DetDataSample(metainfo={**meta, "img_shape": shapes[i], "ori_shape": shapes[i]}) for i in order]
+        found = model.predict(images[order], samples)
+        return {i: sample.pred_instances.bboxes for i, sample in zip(order, found, strict=True)}
+
+    with torch.inference_mode():
+        one, other = boxes([0, 1]), boxes([1, 0])
+    for i in (0, 1):
+        torch.testing.assert_close(one[i], other[i], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.detection
 class TestDetector:
     def test_channels_are_checked(self):
         model = ssd(SMALL, num_classes=3)
@@ -200,6 +221,44 @@ class TestSegmentor:
             torch.testing.assert_close(logits("mmseg"), up(up(small, (64, 96)), (51, 77)))
             padded = logits("direct", padding_size=[0, 32, 0, 0])  # left, right, top, bottom
             torch.testing.assert_close(padded, up(up(small, (64, 96))[..., :64], (51, 77)))
+
+    @pytest.mark.parametrize("resize", ["direct", "nearest"])
+    def test_sliding_windows_are_mmsegs(self, resize):
+        """A window as large as the image gives what mmseg gives for the whole."""
+        model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), resize="mmseg").eval()
+        x, meta = torch.rand(1, 3, 64, 96), dict.fromkeys(("ori_shape", "img_shape", "pad_shape"), (64, 96))
+        with torch.inference_mode():
+            expected = model.predict(x, [SegDataSample(metainfo=meta)])[0].seg_logits.data
+            model.resize = resize
+            model.test_cfg = type(model.test_cfg)(mode="slide", crop_size=(64, 96), stride=(64, 96))
+            actual = model.predict(x, [SegDataSample(metainfo=meta)])[0].seg_logits.data
+        torch.testing.assert_close(actual, expected)
+
+    @pytest.mark.parametrize("name", ["padding_size", "img_padding_size"])
+    def test_borders_are_cut_off_under_both_names(self, name):
+        model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18)).eval()
+        x = torch.rand(1, 3, 64, 96)
+        meta = {"ori_shape": (51, 64), "img_shape": (64, 96), "pad_shape": (64, 96), name: [0, 32, 0, 0]}
+        logits = []
+        for model.resize in ("direct", "mmseg"):
+            with torch.inference_mode():
+                logits.append(model.predict(x, [SegDataSample(metainfo=meta)])[0].seg_logits.data)
+        torch.testing.assert_close(*logits)
+
+    @pytest.mark.parametrize("resize", ["direct", "nearest", "mmseg"])
+    def test_a_batch_of_several_sizes_is_resized_as_each_image(self, resize):
+        model = segmentor(SMALL, "deeplabv3", 4, output_stride=16, rates=(6, 12, 18), resize=resize).eval()
+        x, sizes = torch.rand(3, 3, 64, 96), [(51, 77), (130, 90), (51, 77)]
+
+        def samples(*indices):
+            meta = {"img_shape": (64, 96), "pad_shape": (64, 96)}
+            return [SegDataSample(metainfo={**meta, "ori_shape": sizes[i]}) for i in indices]
+
+        with torch.inference_mode():
+            together = model.predict(x, samples(0, 1, 2))
+            for i, found in enumerate(together):
+                (alone,) = model.predict(x[i : i + 1], samples(i))
+                torch.testing.assert_close(found.seg_logits.data, alone.seg_logits.data, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("resize", ["direct", "nearest", "mmseg"])
     def test_without_data_samples_the_result_has_the_size_of_the_images(self, resize):

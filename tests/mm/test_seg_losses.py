@@ -7,6 +7,7 @@ from mm_models import SMALL, segmentor
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
+from mmseg.models.losses import CrossEntropyLoss
 from mmseg.structures import SegDataSample
 
 from timm_mobilevit.configs import find_config
@@ -84,6 +85,15 @@ def test_losses_keep_their_average():
     assert model.auxiliary_head.loss_decode.avg_non_ignore
     with pytest.raises(TypeError, match="no_such_option"):
         model_of({"no_such_option": 1})
+
+
+def test_a_loss_that_passes_its_options_on_keeps_them():
+    @MODELS.register_module(force=True)
+    class TemperedLoss(CrossEntropyLoss):
+        def __init__(self, temperature=1.0, **kwargs):
+            super().__init__(**kwargs)
+
+    assert model_of({"type": "TemperedLoss", "avg_non_ignore": True}).decode_head.loss_decode.avg_non_ignore
 
 
 def binary(**head):

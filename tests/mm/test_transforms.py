@@ -53,6 +53,23 @@ class TestTransforms:
             np.testing.assert_allclose(after["gt_bboxes"].tensor, moved.clip(0, [width, height, width, height]))
 
     @pytest.mark.detection
+    def test_masks_are_cropped_as_the_image(self):
+        """They, and the segmentation map, say where they are as the pixels do."""
+        from mmdet.structures.mask import BitmapMasks
+
+        results = self.results()
+        rows = results["img"][..., 0]
+        results["gt_masks"] = BitmapMasks(np.stack([rows, 1 + rows]).astype(np.uint8), 200, 300)
+        results["gt_seg_map"] = rows
+        before = results["img"]
+        after = TRANSFORMS.build({"type": "SSDCrop", "modes": (0.5,)})(results)
+        assert after["img"].shape != before.shape
+        np.testing.assert_array_equal(after["gt_seg_map"], after["img"][..., 0])
+        kept = after["gt_bboxes_labels"]
+        assert len(kept) >= 1
+        np.testing.assert_array_equal(after["gt_masks"].masks, kept[:, None, None] + after["img"][None, ..., 0])
+
+    @pytest.mark.detection
     def test_sides_of_the_crop(self):
         """From 0.3 of the image's to all of it; by default not below 100 pixels."""
         crop = TRANSFORMS.build({"type": "SSDCrop", "modes": (0.01,), "min_size": 0})
@@ -74,6 +91,9 @@ class TestTransforms:
         brighter = TRANSFORMS.build({"type": "RandomBrightnessFactor", "factors": (1.5, 1.5), "prob": 1.0})
         assert (brighter({"img": image})["img"] == 150).all()
         assert (brighter({"img": image * 2})["img"] == 255).all()
+        deep = np.full((4, 4, 3), 40000, np.uint16)
+        assert (brighter({"img": deep // 2})["img"] == 30000).all()
+        assert (brighter({"img": 2 * (deep // 2) + 10000})["img"] == 65535).all()
         default = TRANSFORMS.build({"type": "RandomBrightnessFactor"})
         values = [int(default({"img": image})["img"][0, 0, 0]) for _ in range(400)]
         assert (min(values), max(values)) in [(low, high) for low in (87, 88) for high in (111, 112)]
@@ -101,6 +121,8 @@ class TestTransforms:
         np.testing.assert_array_equal(never({"img": image})["img"], image)
         with pytest.raises(TypeError, match="takes images of 8 bits, got float32"):
             never({"img": image.astype(np.float32)})
+        with pytest.raises(TypeError, match=r"takes images of three channels, got \(1, 1, 1\): leave it out"):
+            never({"img": image[:, :1, :1]})
 
     def test_photometric_distortion_permutes_channels(self):
         distort = TRANSFORMS.build({"type": "RandomPhotometricDistort", "prob": 1.0, "hue": (0.0, 0.0)})
@@ -118,6 +140,8 @@ class TestTransforms:
             blurred = TRANSFORMS.build({"type": "RandomGaussianBlur", "prob": 1.0, **options})({"img": image})["img"]
             expected = Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))
             np.testing.assert_array_equal(blurred, np.asarray(expected))
+            grey = TRANSFORMS.build({"type": "RandomGaussianBlur", "prob": 1.0, **options})({"img": image[..., :1]})
+            np.testing.assert_array_equal(grey["img"], np.asarray(expected)[..., :1])
         assert TRANSFORMS.build({"type": "RandomGaussianBlur", "prob": 0.0})({"img": image})["img"] is image
 
     def test_floor_multiple(self):

@@ -28,8 +28,9 @@ def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None
     Args:
         model: A model of this package, or a network that contains one, such as a detector or segmentor of
             ``timm_mobilevit.mm``. It is not changed.
-        dtype: ``torch.bfloat16`` to compute the stages, and convolutions of other heads, in bfloat16; inputs and
-            outputs keep the model's data type. It warns on a CPU that has no instructions for it, where it is slower.
+        dtype: ``torch.bfloat16`` to compute in bfloat16 the stages of a classifier, or the convolutions of another
+            network; inputs and outputs keep the model's data type. It warns on a CPU that has no instructions for it,
+            where it is slower.
 
     Returns:
         A copy in evaluation mode. Outputs of a classifier or backbone equal those of ``model`` within 1e-5 of their
@@ -74,11 +75,17 @@ def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None
         model.forward_intermediates = model.prune_intermediate_layers = _refuse_single_stages  # type: ignore[method-assign, assignment]
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, Stem) or (isinstance(child, nn.Sequential) and all_inverted_residuals(child)):
+            early = isinstance(child, Stem) or (isinstance(child, nn.Sequential) and all_inverted_residuals(child))
+            if early and not any(_normalises_batches(part) for part in child.modules()):
                 setattr(module, name, ImageWise(child))
     if dtype is not None:
         _run_in(dtype, model)
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def _normalises_batches(module: nn.Module) -> bool:
+    """Return whether a module is a batch norm without running statistics, whose output depends on the whole batch."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None
 
 
 def _refuse_single_stages(*args: Any, **kwargs: Any) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from ._building import described_model
@@ -77,7 +77,7 @@ def _build(config: Config) -> nn.Module:
 def _make_batch(config: Config, backbone: Any) -> dict[str, Any]:
     """Return images with boxes and masks, or with classes of pixels, all of the first class."""
     channels = getattr(backbone, "in_channels", None) or config.model.backbone.get("in_channels", 3)
-    if config.get("default_scope") == "mmdet":
+    if DefaultScope.get_current_instance().scope_name == "mmdet":  # which pure-Python configs do not name
         from mmdet.testing import demo_mm_inputs
 
         shape = (channels, _SIDE, _SIDE)

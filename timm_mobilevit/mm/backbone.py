@@ -1,5 +1,6 @@
 """The backbone: one of our models, built by timm, as a module of mmengine."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import timm
 from mmengine.model import BaseModule, update_init_info
 from mmengine.registry import MODELS
-from timm.models import adapt_input_conv, checkpoint_seq
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from ..network.model import run_checkpointed
 from ..variants import get_variant
 from ..weights.loading import read_weights
 
@@ -62,7 +64,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
     def __init__(
         self,
         model_name: str,
-        pretrained: bool | str | Mapping[str, str] = False,
+        pretrained: bool | str | os.PathLike[str] | Mapping[str, str] = False,
         out_indices: int | Sequence[int] = (0, 1, 2, 3, 4),
         output_stride: int = 32,
         frozen_stages: int = -1,
@@ -83,7 +85,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         stages = len(variant.widths)
         if isinstance(out_indices, int):
             out_indices = (out_indices,)
-        self.out_indices = sorted(index + stages if index < 0 else index for index in out_indices)
+        self.out_indices = sorted({index + stages if index < 0 else index for index in out_indices})
         if not self.out_indices or not 0 <= self.out_indices[0] <= self.out_indices[-1] < stages:
             raise ValueError(f"out_indices must be stages from 0 to {stages - 1}, got {tuple(out_indices)}")
         if not -1 <= frozen_stages <= stages:
@@ -95,7 +97,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        self.pretrained = pretrained
+        self.pretrained = os.fspath(pretrained) if isinstance(pretrained, os.PathLike) else pretrained
         network = timm.create_model(
             self.model_name,
             in_chans=in_channels,
@@ -164,7 +166,7 @@ class TimmMobileViT(BaseModule):  # type: ignore[misc]
         rows = x.is_contiguous()  # not if the user chose channels last
         x = self.stem(x)
         for i, stage in enumerate(self.stages):
-            x = checkpoint_seq(stage, x) if self.with_cp and self.training else stage(x)
+            x = run_checkpointed([stage], x) if self.with_cp and self.training else stage(x)
             if i in self.out_indices:
                 # The maps are channels-last; heads take views that need the rows of an image contiguous.
                 outs.append(x.contiguous() if rows else x)

@@ -63,10 +63,13 @@ class MobileViTEncoderDecoder(EncoderDecoder):  # type: ignore[misc]
         """Resize logits to the original images and pick the best class per pixel."""
         if data_samples is not None:
             metas = [sample.metainfo for sample in data_samples]
-            sizes = {tuple(meta["ori_shape"][:2]) for meta in metas}
-            if self.resize == "nearest" and len(sizes) == 1 and not _padded(metas):
+            sizes = [tuple(meta["ori_shape"][:2]) for meta in metas]
+            if self.resize == "nearest" and len(set(sizes)) > 1:  # one tensor has one size: image by image
+                images = zip(seg_logits[:, None], data_samples, strict=True)  # [1, classes, H, W] each
+                return [self.postprocess_result(logits, [sample])[0] for logits, sample in images]
+            if self.resize == "nearest" and not _padded(metas):
                 # Of the right size already, mmseg's own resize changes nothing more.
-                seg_logits = F.interpolate(seg_logits, size=sizes.pop(), mode="nearest")
+                seg_logits = F.interpolate(seg_logits, size=sizes[0], mode="nearest")
         return super().postprocess_result(seg_logits, data_samples)
 
 
@@ -83,6 +86,8 @@ def _without_foreign_options(part: Any) -> Any:
         return {**part, "loss_decode": _without_foreign_options(part["loss_decode"])}
     if _AVG_NON_IGNORE in part:
         loss = MODELS.get(part["type"]) if isinstance(part["type"], str) else part["type"]
-        if loss and _AVG_NON_IGNORE not in inspect.signature(loss).parameters:
+        taken = inspect.signature(loss).parameters if loss else {}
+        passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+        if loss and _AVG_NON_IGNORE not in taken and not passed_on:
             return {key: value for key, value in part.items() if key != _AVG_NON_IGNORE}
     return part

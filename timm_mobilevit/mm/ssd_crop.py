@@ -44,7 +44,7 @@ class SSDCrop(BaseTransform):  # type: ignore[misc]
 
     @autocast_box_type()  # type: ignore[untyped-decorator]
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Crop ``img`` and ``gt_bboxes``, with the labels and ignore flags that belong to them."""
+        """Crop ``img`` and ``gt_bboxes``, with the labels, flags, masks and segmentation map that belong to them."""
         boxes = results["gt_bboxes"]
         crop = self._random_crop(boxes.tensor.numpy(), *results["img"].shape[:2]) if len(boxes) else None
         if crop is None:
@@ -58,6 +58,10 @@ class SSDCrop(BaseTransform):  # type: ignore[misc]
         for key in ("gt_bboxes_labels", "gt_ignore_flags"):
             if key in results:
                 results[key] = results[key][inside]
+        if "gt_masks" in results:
+            results["gt_masks"] = results["gt_masks"][inside.nonzero()[0]].crop(np.asarray(crop))
+        if "gt_seg_map" in results:
+            results["gt_seg_map"] = results["gt_seg_map"][top:bottom, left:right]
         results["img"] = results["img"][top:bottom, left:right]
         results["img_shape"] = results["img"].shape[:2]
         return results

@@ -34,7 +34,8 @@ class RandomBrightnessFactor(BaseTransform):  # type: ignore[misc]
         factor = self._random_factor()
         if factor is not None:
             image = results["img"]
-            results["img"] = np.clip(image.astype(np.float32) * factor, 0, 255).astype(image.dtype)
+            largest = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 255
+            results["img"] = np.clip(image.astype(np.float32) * factor, 0, largest).astype(image.dtype)
         return results
 
     @cache_randomness  # type: ignore[untyped-decorator]
@@ -74,11 +75,13 @@ class RandomPhotometricDistort(BaseTransform):  # type: ignore[misc]
         """Change ``img``, BGR of 8 bits.
 
         Raises:
-            TypeError: If it has another data type.
+            TypeError: If it has another data type, or not three channels.
         """
         image = results["img"]
         if image.dtype != np.uint8:
             raise TypeError(f"RandomPhotometricDistort takes images of 8 bits, got {image.dtype}: put it before others")
+        if image.shape[2:] != (3,):
+            raise TypeError(f"RandomPhotometricDistort takes images of three channels, got {image.shape}: leave it out")
         rgb = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)
         results["img"] = np.ascontiguousarray(self.distort(rgb).permute(1, 2, 0).numpy()[..., ::-1])
         return results
@@ -104,8 +107,9 @@ class RandomGaussianBlur(BaseTransform):  # type: ignore[misc]
         """Change ``img``, 8-bit."""
         radius = self._random_radius()
         if radius is not None:
-            image = Image.fromarray(results["img"])
-            results["img"] = np.array(image.filter(ImageFilter.GaussianBlur(radius)))
+            image = results["img"]  # [H, W] or [H, W, C]
+            pixels = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+            results["img"] = np.array(pixels.filter(ImageFilter.GaussianBlur(radius))).reshape(image.shape)
         return results
 
     @cache_randomness  # type: ignore[untyped-decorator]

@@ -186,7 +186,7 @@ class MobileViT(nn.Module):
         """Map images [B, in_chans, H, W] to the last map [B, num_features, H / stride, W / stride]."""
         x = self.stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            x = _checkpointed(self.stages, x)
+            x = run_checkpointed(self.stages, x)
         else:
             x = self.stages(x)
         return self.final_conv(x)  # type: ignore[no-any-return]
@@ -231,7 +231,7 @@ class MobileViT(nn.Module):
         intermediates = []
         x = self.stem(x)
         for i, stage in enumerate(stages):
-            x = _checkpointed([stage], x) if self.grad_checkpointing else stage(x)
+            x = run_checkpointed([stage], x) if self.grad_checkpointing else stage(x)
             if i in take:
                 intermediates.append(x)
         if intermediates_only:
@@ -302,7 +302,7 @@ class MobileViT(nn.Module):
         return set()
 
 
-def _checkpointed(stages: Iterable[nn.Module], x: Tensor) -> Tensor:
+def run_checkpointed(stages: Iterable[nn.Module], x: Tensor) -> Tensor:
     """Run stages block by block, each with a checkpoint; a stage that was replaced or has hooks as a whole."""
     for stage in stages:
         for part in stage.children() if is_unmodified(stage, nn.Sequential) else (stage,):
