@@ -48,9 +48,7 @@ def _write(network: "Network", path: Path, *, half: bool, suppress: bool) -> Non
             raise ValueError("suppress is for detectors of timm_mobilevit.export.mm")
         classes_together = suppresses_classes_together(metadata, "this detector")
     names = metadata.get("labels") if "task" not in metadata and outputs in (["logits"], ["probabilities"]) else None
-    if (
-        names
-    ):  # Core ML gives probabilities by name: of two classes with one name ("crane" of ImageNet), one would be lost
+    if names:  # Core ML gives probabilities by name: of two classes of one name (ImageNet's cranes), one would be lost
         counts = Counter(names)
         names = [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
     softmax = names is not None and outputs == ["logits"]
