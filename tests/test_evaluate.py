@@ -185,16 +185,54 @@ def test_splits_are_not_measured_together(tmp_path):
     save_classes(tmp_path / "train", {"cat": 2, "dog": 3})
     save_classes(tmp_path / "test", {"cat": 1, "dog": 1})
     for split in ("validation", "tset"):
-        with pytest.raises(ValueError, match=f"several folders in .* have the same name.* got '{split}'"):
+        with pytest.raises(ValueError, match=f"not in the folder of a class.* got '{split}'"):
             evaluate(Constant(2), tmp_path, split=split, workers=0)
     assert evaluate(Constant(2), tmp_path, split="test", workers=0)[0].images == 2
+
+
+@pytest.mark.parametrize("place", ["train", ".", "cat/indoor", "cat/.ipynb_checkpoints"])
+def test_each_image_is_in_the_folder_of_a_class(tmp_path, place):
+    """timm takes the innermost folder as the class: of another split, where it is the only one, or below a class."""
+    if place == "train":
+        save_classes(tmp_path / place, {"cat": 1, "dog": 1})
+    else:
+        save_classes(tmp_path, {"dog": 1})
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / place / "0.png")
+    with pytest.raises(
+        ValueError, match=r"is not in the folder of a class: expected .*/CLASS/IMAGE.* got 'validation'"
+    ):
+        evaluate(Constant(2), tmp_path, workers=0)
+
+
+def test_class_names_may_be_keyed_by_number(tmp_path):
+    """As timm allows in config.json, where JSON makes texts of the numbers."""
+    save_classes(tmp_path, {"blue": 1, "green": 2, "red": 5})
+    model = Constant(3, answer=0)
+    for names in ({"0": "red", "1": "green", "2": "blue"}, {2: "blue", 1: "green", 0: "red"}):
+        model.pretrained_cfg["label_names"] = names
+        assert evaluate(model, tmp_path, workers=0)[0].top1 == pytest.approx(100 * 5 / 8)
+
+
+def test_a_renamed_class_leaves_the_order_unknown(tmp_path):
+    save_classes(tmp_path, {"blue": 1, "Green": 1, "red": 1})
+    model = Constant(3)
+    for names in (["red", "green", "blue"], {"0": "red", "1": "green", "2": "blue"}):
+        model.pretrained_cfg["label_names"] = names
+        with pytest.raises(ValueError, match=r"no classes Green, which are folders in .*, but green: rename"):
+            evaluate(model, tmp_path, workers=0)
+    model.pretrained_cfg["label_names"] = ["Red", "GREEN", "Blue"]
+    with pytest.raises(ValueError, match="no classes Green, blue, red, which"):
+        evaluate(model, tmp_path, workers=0)
+    model.pretrained_cfg["label_names"] = ["n01", "n02", "n03"]  # another kind of names, such as ImageNet's synsets
+    assert evaluate(model, tmp_path, workers=0)[0].images == 3
 
 
 def test_the_order_of_the_models_own_class_names_counts(tmp_path):
     """torchvision's, for example, in which 10 comes before 2."""
     folder = save_classes(tmp_path, {str(i): 1 + i for i in range(11)})
     model = Constant(11, answer=2)
-    for names, images in ((["0", "1", "10", *"23456789"], 11), ([*"0123456789", "ten"], 3), (None, 3)):
+    for names, images in ((["0", "1", "10", *"23456789"], 11), ([*"abcdefghij", "k"], 3), (None, 3)):
         model.pretrained_cfg["label_names"] = names
         assert evaluate(model, folder, workers=0)[0].top1 == pytest.approx(100 * images / 66)
 

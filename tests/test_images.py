@@ -245,6 +245,23 @@ def test_folders_may_be_links(tmp_path):
     assert find_images([tmp_path / "near"]) == [tmp_path / "near" / "class" / name for name in ("9.png", "10.png")]
 
 
+def test_cameras_write_upper_case_extensions(tmp_path):
+    names = ("1.png", "DSC_2.JPG", "DSC_10.Jpeg", "scan.PNG")
+    for name in names:
+        save(Image.new("L", (1, 1)), tmp_path / name)
+    assert find_images([tmp_path]) == [tmp_path / name for name in names]
+
+
+def test_hidden_folders_and_circles_of_links_add_nothing(tmp_path):
+    """Jupyter keeps copies in .ipynb_checkpoints."""
+    for folder in ("class", "class/.ipynb_checkpoints", ".Trash"):
+        (tmp_path / folder).mkdir()
+        save(Image.new("L", (1, 1)), tmp_path / folder / "1.png")
+    (tmp_path / "class" / "all").symlink_to(tmp_path)
+    assert find_images([tmp_path]) == [tmp_path / "class" / "1.png"]
+    assert find_images([tmp_path / ".Trash"]) == [tmp_path / ".Trash" / "1.png"]  # named by the user
+
+
 def test_no_other_module_reads_images():
     reading = re.compile(r"Image\.open\(|ImageDataset\(|imread|exif_transpose|LoadImageFromFile\(")
     found = [path.name for path in PACKAGE.rglob("*.py") if reading.search(path.read_text(encoding="utf-8"))]

@@ -1,7 +1,7 @@
 """The one reader of image files: upright, with eight bits per channel, in the mode that the model takes."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -60,7 +60,8 @@ def read_image(path: str | Path, mode: str, transform: Callable[[Image.Image], T
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Replace folders by the images in them, at any depth, in natural order.
 
-    Hidden files, and those whose extension timm does not list as images, are left out. Single files are always kept.
+    Hidden files and folders, and files whose extension timm does not list as images, are left out. A folder that
+    several links lead to is read once. Single files are always kept.
 
     Raises:
         ValueError: If a folder holds no image.
@@ -70,12 +71,24 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             images.append(path)
             continue
-        files = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
-        found = [file for file in files if is_img_extension(file.suffix) and file.is_file() and file.name[0] != "."]
+        found = [file for file in _visible_files(path) if is_img_extension(file.suffix.lower()) and file.is_file()]
         if not found:
             raise ValueError(f"no images in {path}; expected files that end in {', '.join(get_img_extensions())}")
         images += sorted(found, key=lambda file: natural_key(str(file)))
     return images
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    """Walk through a folder and what its links lead to, each folder once: a link may lead back to where it is."""
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if name[0] != "."]
+        yield from (Path(folder, name) for name in names if name[0] != ".")
 
 
 def evenly(items: Sequence[Item], count: int) -> list[Item]:

@@ -73,8 +73,8 @@ def evaluate(
     """Measure top-1 and top-5 accuracy with the preprocessing that belongs to the model.
 
     The data is read once for all channel orders. Classes are the folders' names: in the order of the model's
-    ``label_names`` if these are the same names, else in natural order (2 before 10), as for timm's scripts; for the
-    synsets of ImageNet that is the order of its classes.
+    ``label_names`` if these are the same names; in natural order (2 before 10), as for timm's scripts, if none of them
+    is. For the synsets of ImageNet that is the order of its classes.
 
     Args:
         model: A timm model with a classifier. It is moved to ``device`` and set to evaluation mode.
@@ -97,9 +97,9 @@ def evaluate(
     Raises:
         FileNotFoundError: If there is no such folder.
         UnreadableImageError: If an image cannot be read. The message names the file.
-        ValueError: If the classes of the folder are not as many as the model's, or several folders are one class, the
-            model has no classifier or input channels other than one or three, a number is out of its range, or an
-            output is not finite. The message then names the image.
+        ValueError: If the classes of the folder are not as many as the model's, only some of them have the names of the
+            model's, an image is not in the folder of a class, the model has no classifier or input channels other than
+            one or three, a number is out of its range, or an output is not finite. The message then names the image.
 
     Example:
         >>> import tempfile, timm, timm_mobilevit
@@ -239,18 +239,34 @@ def _open_folder(data: Path, split: str, num_classes: int, mode: str, names: Any
     if not data.is_dir():
         raise FileNotFoundError(f"no folder {data}; expected one that holds a folder of images per class")
     found = create_dataset("", root=str(data), split=split)  # timm finds the folder of the split
-    classes = len(found.reader.class_to_idx)
+    root, classes = Path(found.reader.root), len(found.reader.class_to_idx)
+    # timm makes a class of the innermost folder, wherever it is: in another split, below a class, in a hidden folder.
+    if stray := next((path for path, _ in found.reader.samples if Path(path).parent.parent != root), ""):
+        raise ValueError(
+            f"{stray} is not in the folder of a class: expected {root}/CLASS/IMAGE, or {data} with the folder of a "
+            f"split that is there, got {split!r}"
+        )
     if classes != num_classes:
         raise ValueError(
             f"{found.reader.root} has {classes} classes with images, but the model has {num_classes}; "
             "expected one folder of images for each class"
         )
-    if len({Path(path).parent for path, _ in found.reader.samples}) > classes:  # of each name, timm makes one class
-        raise ValueError(
-            f"several folders in {found.reader.root} have the same name, such as those of two splits; expected the "
-            f"folder of one split, or the name of a split that is there, got {split!r}"
-        )
-    if isinstance(names, (list, tuple)) and len(names) == classes and set(names) == set(found.reader.class_to_idx):
-        order = {name: index for index, name in enumerate(names)}
+    own, folders = _names_by_class(names, classes), set(found.reader.class_to_idx)
+    if {str(name).casefold() for name in own} & {name.casefold() for name in folders}:  # else names of another kind
+        if unknown := sorted(folders.difference(own)):
+            missing = ", ".join(str(name) for name in own if name not in folders)
+            raise ValueError(
+                f"the model has no classes {', '.join(unknown)}, which are folders in {root}, but {missing}: rename "
+                "the folders, or the classes in the model's configuration, so that their order is known"
+            )
+        order = {name: index for index, name in enumerate(own)}
         found = create_dataset("", root=str(data), split=split, class_map=order)
     return _WholeFolder(found.reader.root, reader=found.reader, input_img_mode=mode)
+
+
+def _names_by_class(names: Any, classes: int) -> list[Any]:
+    """Return a model's own class names in the order of its classes; they may be keyed by number, JSON's by text."""
+    if isinstance(names, Mapping):
+        keyed = {int(key): name for key, name in names.items()}
+        return [keyed.get(index) for index in range(classes)]
+    return list(names or ())

@@ -21,6 +21,9 @@ def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> MobileViT:
     given = (kwargs.get("pretrained_cfg_overlay") or {}).get("state_dict")
     if pretrained:
         kwargs = resolve_weights(variant, **kwargs)
+    elif overlay := kwargs.get("pretrained_cfg_overlay"):  # as `file` beside them, these have no effect then
+        names = overlay.keys() - {"prefix", "entry"}
+        kwargs["pretrained_cfg_overlay"] = {name: overlay[name] for name in names}
     model: Any = build_model_with_cfg(
         MobileViT,
         variant,

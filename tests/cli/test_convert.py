@@ -146,6 +146,32 @@ def test_backbone_without_classifier(model, tmp_path):
     assert logits(timm.create_model(f"local-dir:{out}", pretrained=True, num_classes=7)).shape == (2, 7)
 
 
+def test_what_timms_training_was_told_counts(tmp_path):
+    """Of its options, those that its own evaluation depends on and the weights do not show."""
+    model = timm.create_model(ARCH, num_classes=3, act_layer="relu", patch_size=4)
+    torch.nn.init.normal_(model.head.fc.weight)
+    options = argparse.Namespace(
+        model=ARCH, img_size=64, mean=[0.25], std=[0.5, 0.25, 0.125], crop_pct=1.0, interpolation="bicubic", gp="max",
+        model_kwargs={"act_layer": "relu", "patch_size": 4, "checkpoint_path": "/else.pth"},
+    )  # fmt: skip
+    saver = CheckpointSaver(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), args=options, checkpoint_dir=str(tmp_path)
+    )
+    saver.save_checkpoint(epoch=7, metric=97.5)
+    args = (tmp_path / "last.pth.tar", "--arch", ARCH)
+    assert "taken from its training: input_size (3, 64, 64)" in convert(*args, "--out", tmp_path / "out").output
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    cfg = loaded.pretrained_cfg
+    assert [list(cfg[key]) for key in ("input_size", "mean", "std")] == [[3, 64, 64], [0.25] * 3, [0.5, 0.25, 0.125]]
+    assert (cfg["crop_pct"], cfg["interpolation"]) == (1.0, "bicubic")
+    model.reset_classifier(0, "")
+    expected = model.eval()(X).amax((2, 3)) @ loaded.head.fc.weight.T + loaded.head.fc.bias
+    assert_close(logits(loaded), expected)
+    convert(*args, "--out", tmp_path / "other", "--img-size", 96, "--crop-pct", 0.5)  # options say more
+    cfg = json.loads((tmp_path / "other" / "config.json").read_text())["pretrained_cfg"]
+    assert (cfg["input_size"], cfg["crop_pct"], cfg["mean"]) == ([3, 96, 96], 0.5, [0.25] * 3)
+
+
 def test_directory_can_be_pushed_to_the_hub(model, cvnets_file, tmp_path, monkeypatch):
     class Hub:
         """Stands in for the service: keeps what is uploaded."""

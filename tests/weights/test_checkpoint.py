@@ -161,3 +161,11 @@ def test_the_old_format_and_shared_storages(tmp_path):
         loaded = read_checkpoint(tmp_path / "file.pt")
         assert same(loaded, content)
         assert loaded["row"].untyped_storage().data_ptr() == loaded["t.weight"].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("other", ["swa_model", "net_ema", "best"])
+def test_weights_under_any_other_name_are_told(other, tmp_path):
+    content = {"net": WEIGHTS, other: {f"module.{key}": value for key, value in WEIGHTS.items()}}
+    torch.save({**content, "optimizer": {"state": {}}, "losses": {"train": torch.ones(1)}}, tmp_path / "file.pt")
+    found = open_checkpoint(tmp_path / "file.pt")
+    assert found.choice == f"the weights are taken, from net; --entry {other} takes the ones"

@@ -343,6 +343,15 @@ def test_a_broken_file_in_the_tree_is_an_error(server: Server, tree: Path, tmp_p
     assert not server.requests
 
 
+def test_folders_in_the_tree_may_be_links(tree: Path, tmp_path: Path, checkpoint: bytes):
+    file = put(tmp_path / "disk", f"{FOLDER}/{CHECKPOINT}", checkpoint)
+    (tree / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(tree)
+    record = assert_weights(fetch_weights(MICRON, tmp_path / "cache"), checkpoint)
+    assert file.exists()
+    assert record["source"] == str(tree / "linked" / FOLDER / CHECKPOINT)
+
+
 def test_several_in_the_tree(tree: Path, tmp_path: Path, checkpoint: bytes):
     for copy in ("a", "b"):
         put(tree, f"{copy}/{FOLDER}/{CHECKPOINT}", checkpoint)

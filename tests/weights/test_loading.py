@@ -204,3 +204,11 @@ def test_a_row_that_only_we_can_download_becomes_a_file(monkeypatch, tmp_path):
     assert torch.equal(loaded.head.fc.weight, model.head.fc.weight)
     assert timm.create_model(arch, pretrained=False)
     assert len(asked) == 1
+
+
+def test_a_choice_in_the_overlay_goes_with_a_file(trained):
+    _, file = trained
+    overlay = {"file": file, "prefix": "student", "entry": "model"}
+    assert timm.create_model(SMALL, num_classes=10, pretrained_cfg_overlay=overlay).num_classes == 10  # not pretrained
+    with pytest.raises(ValueError, match="entry in pretrained_cfg_overlay choose in a file"):
+        timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay={"entry": "model"})

@@ -17,8 +17,8 @@ from timm_mobilevit.convert.matching import missing_end, the_architecture
 from timm_mobilevit.convert.subtree import find_subtree
 from timm_mobilevit.export.formats import is_exported
 from timm_mobilevit.export.runtimes import ExportedModel
-from timm_mobilevit.weights.checkpoint import open_checkpoint
-from timm_mobilevit.weights.directory import CONFIG, read_directory
+from timm_mobilevit.weights.checkpoint import Checkpoint, open_checkpoint
+from timm_mobilevit.weights.directory import CONFIG, read_directory, settings_of_training
 from timm_mobilevit.weights.loading import from_the_file_only, to_our_layout
 
 from ._registry import split_name
@@ -40,20 +40,25 @@ def model_from_file(
 
     Input channels and classes are those of the file: a file without a classifier gives a model without one, and a file
     of a detector's backbone a model that ends with its last stage. An empty ``arch`` is found by the weights. The model
-    takes over the preprocessing of ``tag``, or else of the architecture's default; the rest is as for
-    ``to_our_layout`` and ``read_checkpoint``.
+    takes over the preprocessing of ``tag``, or else what timm's ``train.py`` was told, and the rest of the
+    architecture's default. The other arguments are as for ``to_our_layout`` and ``read_checkpoint``.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or holds something else than this architecture.
     """
-    state_dict = read_saying_which(path, entry)
+    checkpoint = _open_saying_which(path, entry)
     try:
-        arch = arch or the_architecture(find_subtree(state_dict, source, prefix))
-        weights = to_our_layout(state_dict, arch, tag, source, channel_order, prefix)
-        return _build(f"{arch}.{tag}" if tag else arch, arch, weights)
-    except (ValueError, RuntimeError) as error:
+        arch = arch or the_architecture(find_subtree(checkpoint.state_dict, source, prefix))
+        weights = to_our_layout(checkpoint.state_dict, arch, tag, source, channel_order, prefix)
+        cfg, args = settings_of_training({} if tag else checkpoint.options, weights["stem.conv.weight"].shape[1])
+        model: Any = _build(f"{arch}.{tag}" if tag else arch, arch, weights, **args)
+    except (ValueError, RuntimeError, KeyError) as error:  # KeyError: timm knows no such activation
         raise ValueError(f"cannot load {path}: {error}") from error
+    model.pretrained_cfg.update(cfg)
+    if told := ", ".join(f"{key} {value}" for key, value in (cfg | args).items()):
+        typer.echo(f"{path}: taken from its training: {told}", err=True)
+    return model  # type: ignore[no-any-return]
 
 
 def model_from_directory(path: Path, name: str = "") -> nn.Module:
@@ -79,13 +84,13 @@ def model_from_directory(path: Path, name: str = "") -> nn.Module:
     return model
 
 
-def _build(name: str, arch: str, weights: dict[str, Tensor]) -> nn.Module:
+def _build(name: str, arch: str, weights: dict[str, Tensor], **args: Any) -> nn.Module:
     """Build a model of the classes and channels that weights have: every parameter comes from them.
 
     If they lack the end of the model, as those of a detector's backbone do, the model loses that end too.
     """
     classes, channels = len(weights.get("head.fc.weight", ())), weights["stem.conv.weight"].shape[1]
-    model: Any = timm.create_model(name, num_classes=classes, in_chans=channels)
+    model: Any = timm.create_model(name, num_classes=classes, in_chans=channels, **args)
     if any(not key.startswith("head.") for key in missing_end(weights, arch)):
         last = max(int(key.split(".")[1]) for key in weights if key.startswith("stages."))
         model.prune_intermediate_layers([last], prune_norm=True)
@@ -95,10 +100,14 @@ def _build(name: str, arch: str, weights: dict[str, Tensor]) -> nn.Module:
 
 def read_saying_which(path: Path, entry: str | None = None) -> dict[str, Tensor]:
     """Read the weights in a checkpoint file; if several entries hold some, say on stderr which one is taken."""
+    return _open_saying_which(path, entry).state_dict
+
+
+def _open_saying_which(path: Path, entry: str | None) -> Checkpoint:
     checkpoint = open_checkpoint(path, entry)
     if checkpoint.choice:
         typer.echo(f"{path}: {checkpoint.choice}", err=True)
-    return checkpoint.state_dict
+    return checkpoint
 
 
 def load_dense(load: Callable[..., Loaded], config: str, checkpoint: Path | None, entry: str | None) -> Loaded:

@@ -106,12 +106,14 @@ class Checkpoint:
         trainer: The trainer that wrote the file, if its entries show it; else empty.
         entries: The entries that weights can be taken from, first the one that the state dict was taken from.
         metadata: Of the training, as the file says: ``epoch``, ``step``, ``metric``, and the ``decay`` of an average.
+        options: Those that timm's ``train.py`` was started with; nothing has checked their values.
     """
 
     state_dict: dict[str, Tensor]
     trainer: str
     entries: tuple[Entry, ...]
     metadata: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def choice(self) -> str:
@@ -190,12 +192,17 @@ def checkpoint_of(content: Any, name: str = "the checkpoint", entry: str | None 
     if trainer and averages:
         names += [trainer.entries[0], trainer.raw]
     elif not trainer and taken:
+        # Under any name: "swa_model" or "net_ema" may hold what the user means.
+        names += [key for key in map(str, content) if _tensors_in(_at(content, key)) >= len(state_dict)]
         names += _CONTAINERS
     names = [key for key in dict.fromkeys(names) if _holds(Tensor, _at(content, key))]
     entries = tuple(_entry(content, key, trainer, averages) for key in names)
     places = {key: place for key, place in _METADATA.items() if key != "decay" or averages}
     metadata = {key: number for key, place in places.items() if (number := _number(content, place)) is not None}
-    return Checkpoint(state_dict, trainer.name if trainer else "", entries, metadata)
+    options = _at(content, "args") if trainer and trainer.name == "timm" else None
+    options = options.state if isinstance(options, Inert) else options
+    options = options if isinstance(options, Mapping) else {}
+    return Checkpoint(state_dict, trainer.name if trainer else "", entries, metadata, options)
 
 
 def _find(content: Mapping[Any, Any], trainer: _Trainer | None, name: str) -> str:
@@ -219,6 +226,10 @@ def _find(content: Mapping[Any, Any], trainer: _Trainer | None, name: str) -> st
 def _holds(kinds: type | tuple[type, ...], value: Any) -> bool:
     """Return whether a value is a mapping to some tensors, say; hyperparameters and names of models are none."""
     return isinstance(value, Mapping) and any(isinstance(part, kinds) for part in value.values())
+
+
+def _tensors_in(value: Any) -> int:
+    return sum(isinstance(part, Tensor) for part in value.values()) if isinstance(value, Mapping) else 0
 
 
 def _entry(content: Mapping[Any, Any], name: str, trainer: _Trainer | None, averages: bool) -> Entry:

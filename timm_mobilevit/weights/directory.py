@@ -123,6 +123,34 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def settings_of_training(options: Mapping[str, Any], channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what timm's ``train.py`` was told that the weights do not show: for ``pretrained_cfg`` and ``model_args``.
+
+    Args:
+        options: Of the script; values of a kind that ``config.json`` may not have are left out.
+        channels: Input channels of the model.
+
+    Example:
+        >>> settings_of_training({"img_size": 64, "mean": [0.5], "model_kwargs": {"act_layer": "relu"}}, channels=3)
+        ({'input_size': (3, 64, 64), 'mean': (0.5, 0.5, 0.5)}, {'act_layer': 'relu'})
+    """
+    cfg: dict[str, Any] = {key: options.get(key) for key in ("input_size", "crop_pct", "mean", "std", "interpolation")}
+    if side := options.get("img_size"):
+        cfg["input_size"] = cfg["input_size"] or [channels, side, side]  # as in timm's resolve_data_config
+    for key in ("mean", "std"):
+        if isinstance(cfg[key], (list, tuple)):
+            cfg[key] = list(cfg[key]) * (channels if len(cfg[key]) == 1 else 1)
+            cfg[key] = cfg[key] if len(cfg[key]) == channels else None
+    kwargs = options.get("model_kwargs")
+    args = {key: kwargs.get(key) for key in _HIDDEN} if isinstance(kwargs, Mapping) else {}
+    args["global_pool"] = args.get("global_pool") or options.get("gp")
+    cfg = {key: value for key, value in cfg.items() if value and _CFG[key].takes(value)}
+    args = {key: value for key, value in args.items() if value and _HIDDEN[key].takes(value)}
+    if cfg.get("input_size", [channels])[0] != channels:
+        del cfg["input_size"]
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}, args
+
+
 def _check(path: Path, prefix: str, entries: Mapping[str, Any], rules: Mapping[str, "_Rule"], *, strict: bool) -> None:
     for name, value in entries.items():
         rule = rules.get(name)
@@ -259,4 +287,12 @@ _ARGS = {
     "img_size": _SIDE | _SIDES,
     **dict.fromkeys(("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"), _RATE),
     "global_pool": _one_of("", "avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax"),
+}
+# Arguments of a model that leave no trace in its weights.
+_HIDDEN = {
+    "act_layer": _TEXT,
+    "patch_size": _POSITIVE | _Rule(_are(lambda value: _is_whole(value, 1), 3), "one for each of three stages"),
+    "output_stride": _POSITIVE,
+    "exact_feature_size": _BOOL,
+    "global_pool": _ARGS["global_pool"],
 }

@@ -236,8 +236,11 @@ def _path_of(row: Weights) -> str:
 def _from_tree(row: Weights, tree: Path, work: Path) -> _Source | None:
     """Look for the checkpoint of a row in a directory and all below it: as a file, then in the archive."""
     wanted = _path_of(row)
-    files = sorted(path for path in tree.rglob("*") if path.is_file())
-    found = [path for path in files if path.as_posix().endswith(f"/{wanted}")]
+    walk = os.walk(tree, followlinks=True)
+    files = sorted(path for folder, _, names in walk for name in names if (path := Path(folder, name)).is_file())
+    # Of several links to one file, the shortest path: a link may lead back to where it is.
+    ends = sorted((path for path in files if path.as_posix().endswith(f"/{wanted}")), key=lambda path: -len(str(path)))
+    found = list({path.resolve(): path for path in ends}.values())
     if len(found) > 1:
         raise ValueError(f"expected one file for {wanted}, found {len(found)}: {', '.join(map(str, found[:5]))}")
     if found:

@@ -69,6 +69,10 @@ def resolve_weights(variant: str, **kwargs: Any) -> dict[str, Any]:
     cfg = resolve_pretrained_cfg(
         variant, pretrained_cfg=kwargs.get("pretrained_cfg"), pretrained_cfg_overlay=overlay
     ).to_dict()
+    if choice and (cfg.get("state_dict") or not cfg.get("file") or cfg.get("source") in ("hf-hub", "local-dir")):
+        raise ValueError(
+            f"{' and '.join(choice)} in pretrained_cfg_overlay choose in a file: name it as file beside them"
+        )
     if cfg.get("source") in ("hf-hub", "local-dir") or cfg.get("state_dict"):
         return kwargs
     name = f"{variant}.{cfg.get('tag')}"
