@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
 
+import timm
 import typer
 from torch import nn
 
@@ -97,6 +98,9 @@ def main(
     wanted = optimization or known
     if unknown := sorted(set(wanted) - set(known)):
         raise typer.BadParameter(f"expected optimizations among {', '.join(known)}, got {', '.join(unknown)}")
+    ours = timm.list_models(module="mobilevit_zoo")
+    if unknown := [name for name in network or () if name not in ours]:
+        raise typer.BadParameter(f"expected models that `timm-mobilevit list` shows, got {', '.join(unknown)}")
     cases = [
         (name, what, batch, threads)
         for what in wanted

@@ -374,15 +374,17 @@ def main(
                 f"expected {'; '.join(known[option])}; got {', '.join(unknown)}", param_hint=option
             )
     subjects = _subjects(network or NETWORKS, trained_on_digits, config, checkpoint, data)
+    keys_of = {s.name: list(wanted(s, formats or known["--format"], forms or known["--form"])) for s in subjects}
+    if none := [name for name, keys in keys_of.items() if not keys]:
+        raise typer.BadParameter(f"of {', '.join(none)} there is no such --form in such a --format")
     path = out / file_name("latency" if rounds else "exports", "cpu")
     columns = ("model", "source", "format", "form")
     count = 0
     with progress(len(subjects)) as begin:
         for subject in subjects:
             begin(subject.name)
-            keys = list(wanted(subject, formats or known["--format"], forms or known["--form"]))
             with tempfile.TemporaryDirectory() as folder:
-                rows = measure(subject, keys, Path(folder), rounds=rounds, seconds=seconds)
+                rows = measure(subject, keys_of[subject.name], Path(folder), rounds=rounds, seconds=seconds)
             count = merge(rows, path, columns)
             for row in rows:
                 typer.echo(" ".join(str(row[key]) for key in (*columns, "result", "accuracy", "ms")))

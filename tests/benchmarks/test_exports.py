@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from benchmarks import digits, exports
+from benchmarks import ablation, digits, exports
 from benchmarks._apart import Times
 from benchmarks._peers import OURS, TIMM
 from benchmarks._results import file_name, read
@@ -152,6 +152,7 @@ def test_trained_networks_are_evaluated(tmp_path, command, monkeypatch):
         (("--network", "resnet18"), "expected models that `timm-mobilevit list` shows, got resnet18"),
         (("--format", "tflite"), "got tflite"),
         (("--form", "fp8"), "got fp8"),
+        (("--format", "torch", "--form", "int8"), "there is no such --form in such a --format"),
         (("--config", "config.py"), "expected both --config and --checkpoint"),
     ],
 )
@@ -173,3 +174,11 @@ def test_each_runtime_has_a_process(command, tmp_path):
             assert 0 < float(row["ms_q1"]) <= float(row["ms"]) <= float(row["ms_q3"])
             assert float(row["ms_all_threads"]) > 0
     assert float(rows[OURS, "onnx", "int8"]["mib"]) < 0.5 * float(rows[OURS, "onnx", "fp32"]["mib"])
+
+
+def test_ablation_refuses_other_models(command, tmp_path):
+    result = command(ablation.main, "--network", "resnet18", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "expected models that `timm-mobilevit list` shows, got resnet18" in " ".join(
+        result.output.replace("│", " ").split()
+    )

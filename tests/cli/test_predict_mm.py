@@ -196,6 +196,30 @@ def test_every_image_has_a_picture_of_its_own():
     assert _picture_names([folder, *images[3:]], images) == ["a/1.png", "b/1.png", "b/1_2.png", "1.png", "1_2.png"]
 
 
+@pytest.mark.parametrize("names", [("ground",), ("ground", "road", "sky", "sea")])
+def test_names_of_other_classes_are_refused_before_any_picture(names, photos, tmp_path):
+    config, weights = tiny_segmentor(tmp_path, data=lambda data: {**data, "metainfo": {"classes": names}})
+    done = run("predict", photos, "--config", config, "--checkpoint", weights, "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert f"the model tells 3 classes apart, but the data set that {config} tests on names {len(names)}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_detector_of_other_classes_than_its_data_set(photos, tmp_path):
+    """Named in the training's data alone: the test data set still has COCO's 80 names."""
+    text = (
+        f"_base_ = [{str(find_config(NAMES['detector']).resolve())!r}]\nmodel = dict(bbox_head=dict(num_classes=3))\n"
+    )
+    (tmp_path / "config.py").write_text(text)
+    model, _ = load_model(tmp_path / "config.py")
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth")
+    arguments = ("--config", tmp_path / "config.py", "--checkpoint", tmp_path / "model.pth", "--out", tmp_path / "out")
+    done = run("predict", photos, *arguments)
+    assert done.exit_code == 1
+    assert "tells 3 classes apart, but" in done.stderr
+    assert "names 80: person" in done.stderr
+
+
 class TestConfigsOfUsers:
     """Binary segmentors, wrapped data, types as classes, images of other channels."""
 
@@ -224,7 +248,7 @@ class TestConfigsOfUsers:
         options = ("--config", config, "--checkpoint", weights, "--out", tmp_path / "out")
         done = run("predict", photos / "china.jpg", *options)
         assert done.exit_code == 1
-        assert "the model finds class 1, but the data set that its config tests on names 1: road" in done.stderr
+        assert f"the model tells 2 classes apart, but the data set that {config} tests on names 1: road" in done.stderr
 
     @pytest.mark.parametrize("name", ["ConcatDataset", "RepeatDataset"])
     def test_wrapped_data(self, name, photos, tmp_path):

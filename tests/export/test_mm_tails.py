@@ -71,6 +71,16 @@ def make_detector(rule):
         return detector(**rule)
 
 
+def test_without_a_suppression(tmp_path):
+    """mmdet takes ``nms=None``: the file has raw outputs, or the message says to export these."""
+    model = detector(nms=None)
+    network = ExportableDetector(model)
+    assert network.export_metadata["nms"] == {"type": None}
+    network.input_size = SIZE
+    with pytest.raises(ValueError, match="export it with --raw"):
+        export_model(network, tmp_path / "model.onnx", suppress=True, **STATIC)
+
+
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     """The file without suppression."""

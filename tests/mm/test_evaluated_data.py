@@ -30,6 +30,13 @@ def test_wrapped_data(name, loader):
     assert dataset_meta(config) == {"classes": ("ground", "road"), "palette": [(0, 0, 0), (9, 9, 9)]}
 
 
+@pytest.mark.parametrize("palette", [(1, 2, 3), [(1, 2, 3)], [(1, 2, 3, 4)] * 2, "random"])
+def test_palettes_without_a_colour_for_each_class_are_refused(palette):
+    data = {**DATA, "metainfo": {"classes": ("ground", "road"), "palette": palette}}
+    with pytest.raises(ValueError, match=r"must have a colour \(red, green, blue\) for each of 2 classes"):
+        dataset_meta(Config({"default_scope": "mmseg", "test_dataloader": {"dataset": data}}))
+
+
 def test_without_data():
     config = Config({"default_scope": "mmseg", "test_dataloader": None})
     assert dataset_meta(config) == {}

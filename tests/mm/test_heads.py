@@ -28,6 +28,12 @@ def detection_samples(boxes, size=64):
 
 
 @pytest.mark.detection
+def test_anchors_of_other_levels_are_refused():
+    generator = {"type": "mmdet.SSDLiteAnchorGenerator", "ratios": ((2, 3),) * 5}
+    with pytest.raises(ValueError, match=r"the head has 6 levels \(in_channels\), its anchor_generator 5 \(ratios\)"):
+        MODELS.build({"type": "mmdet.SSDLiteHead", "num_classes": 3, "anchor_generator": generator})
+
+
 def test_the_order_of_a_batch_changes_no_box():
     """Anchors belong to the canvas of the batch, whichever image comes first."""
     from mmdet.structures import DetDataSample

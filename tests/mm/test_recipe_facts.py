@@ -152,8 +152,8 @@ def schedule(facts: Facts, detects: bool) -> dict:
     elif facts.head_lr != 1 or facts.learned_augmentation:
         wrapper["clip_grad"] = None
     cosine = {"type": "CosineAnnealingLR", "by_epoch": True}  # to the last epoch: test_configs.py sees that it does
-    # Where heads learn faster, they end faster in the same proportion.
-    cosine |= {"eta_min": facts.min_lr} if facts.head_lr == 1 else {"eta_min_ratio": facts.min_lr / facts.lr}
+    # A ratio: heads that learn faster end faster in the same proportion, and a rate of the user's own never rises.
+    cosine |= {"eta_min_ratio": facts.min_lr / facts.lr}
     iterations, first = facts.warmup
     linear = {"type": "WarmUpLR", "start_factor": first / facts.lr, "by_epoch": False, "iterations": iterations}
     # A gamma of 10 for trainings that are shorter than the published ones; test_short_trainings.py has what it does.

@@ -1,6 +1,7 @@
 """Our runner: without a GPU, and on data sets that give no iteration or no end."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,6 @@ def runner(folder, images=8, sampler="DefaultSampler", **options):
     return MobileViTRunner(
         model=Toy(),
         work_dir=str(folder),
-        train_cfg={"type": "EpochBasedTrainLoop", "max_epochs": 1},
         train_dataloader={
             "dataset": [{"inputs": torch.ones(3)}] * images,
             "batch_size": 4,
@@ -43,7 +43,11 @@ def runner(folder, images=8, sampler="DefaultSampler", **options):
         },
         experiment_name=f"{folder.name}-{images}-{sampler}",
         default_hooks={"checkpoint": None},
-        **{"optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}}, **options},
+        **{
+            "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": 1},
+            "optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}},
+            **options,
+        },
     )
 
 
@@ -72,6 +76,28 @@ def test_trainings_without_end_or_iteration_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no end, because its sampler is InfiniteSampler: set sampler=dict"):
         runner(tmp_path, sampler="InfiniteSampler").train()
     runner(tmp_path, images=4).train()
+
+
+COSINE = {"type": "CosineAnnealingLR"}
+
+
+@pytest.mark.parametrize("schedule", [COSINE, [COSINE], {"first": [{**COSINE, "by_epoch": True}]}])
+def test_a_rate_by_epochs_in_a_training_by_iterations_is_refused(schedule, tmp_path):
+    options = {"param_scheduler": schedule, "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 4}}
+    with pytest.raises(ValueError, match=r"param_scheduler counts epochs, .*set train_cfg=.*by_epoch=False"):
+        runner(tmp_path, **options).train()
+
+
+def test_a_training_by_iterations_as_the_messages_say(tmp_path):
+    schedule = [{**COSINE, "by_epoch": False}]
+    trainer = runner(
+        tmp_path,
+        sampler="InfiniteSampler",
+        param_scheduler=schedule,
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": 4},
+    )
+    trainer.train()
+    assert trainer.optim_wrapper.get_lr()["lr"] == pytest.approx([0.1 * (1 + math.cos(math.pi * 3 / 4)) / 2])
 
 
 @pytest.mark.long

@@ -175,6 +175,22 @@ def test_rate_ends_with_the_training(path, tmp_path):
     assert rates == pytest.approx(expected, rel=1e-3)
 
 
+@each_schedule
+def test_a_small_rate_of_ones_own_never_rises(path):
+    """At the end of the training a rate is the same part of any rate that it starts from."""
+    kind = {**Config.fromfile(path).param_scheduler[-1], "end": 10}
+    parts = []
+    for lr in (1e-2, 1e-7):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+        scheduler = PARAM_SCHEDULERS.build(kind, default_args={"optimizer": optimizer})
+        for _ in range(10):
+            optimizer.step()
+            scheduler.step()
+        parts.append(optimizer.param_groups[0]["lr"] / lr)
+    assert parts[0] == pytest.approx(parts[1])
+    assert parts[0] < 0.05
+
+
 NAMES = {"ssdlite_mobilevitv3-xxs": "coco/bbox_mAP_50", "deeplabv3_mobilevitv3-0.5-d16": "mIoU"}
 # A small image has few cells, and a rate for batches of 256 from pretrained weights is low for a start from nothing.
 CHANGES = {

@@ -66,6 +66,13 @@ def predict_dense(
         raise ValueError(
             f"the data set that {config} tests on names no classes: set metainfo=dict(classes=(...)) in it"
         )
+    count = _class_count(model)
+    if count not in (None, len(meta["classes"])):
+        raise ValueError(
+            f"the model tells {count} classes apart, but the data set that {config} tests on names "
+            f"{len(meta['classes'])}: {', '.join(meta['classes'][:5])}; name all of the model's in "
+            "metainfo=dict(classes=(...)), also a segmentor's background"
+        )
     visualizer = None
     for path, name in zip(images, names, strict=True):
         try:
@@ -112,6 +119,17 @@ def _preparation(steps: list[Any]) -> Callable[[Path, NDArray[Any]], dict[str, A
         return pipeline({**image, "img": bgr, "img_shape": bgr.shape[:2], "ori_shape": bgr.shape[:2]})  # type: ignore[no-any-return]
 
     return prepare
+
+
+def _class_count(model: Any) -> int | None:
+    """Return how many classes the head of a detector or segmentor tells apart; None if it does not say."""
+    owner = getattr(model, "roi_head", model)
+    head = getattr(owner, "decode_head", None) or getattr(owner, "bbox_head", None)
+    if isinstance(head, torch.nn.ModuleList):  # of a cascade
+        head = head[-1]
+    if hasattr(owner, "decode_head") and getattr(head, "out_channels", None) == 1:
+        return 2  # whatever num_classes says
+    return getattr(head, "num_classes", None)
 
 
 def _visualizer(kind: str, meta: dict[str, Any]) -> Any:

@@ -60,8 +60,9 @@ class ExportableDetector(nn.Module):
         self.detector = _without(detector, "data_preprocessor")
         self.flatten_levels = flatten_levels
         test_cfg = detector.test_cfg
+        kind = test_cfg["nms"] or {"type": None}  # without a suppression
         # mmcv takes the older name of the threshold, too.
-        nms = {"iou_threshold" if key == "iou_thr" else key: value for key, value in test_cfg["nms"].items()}
+        nms = {"iou_threshold" if key == "iou_thr" else key: value for key, value in kind.items()}
         self.export_metadata = {
             "task": "object-detection",
             **_preprocessing(detector),

@@ -160,6 +160,9 @@ def dataset_meta(config: Any) -> dict[str, Any]:
 
     Returns:
         ``classes`` and, if the data set has one, ``palette``, in plain Python types. Empty without a data set.
+
+    Raises:
+        ValueError: If the type of the data set is not registered, or its palette has no colour for some class.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     enter_scope(cfg)
@@ -177,7 +180,18 @@ def dataset_meta(config: Any) -> dict[str, Any]:
         return {}
     names = meta["classes"]
     classes = (names,) if isinstance(names, str) else tuple(str(name) for name in names)
-    palette = [tuple(int(value) for value in colour) for colour in meta.get("palette") or ()]  # mmdet takes no lists
+    colours = meta.get("palette") or ()
     if classes != tuple(known.get("classes") or ()) and "palette" not in (data.get("metainfo") or {}):
-        palette = []  # the data set's own colours are those of other classes
-    return {"classes": classes, **({"palette": palette} if palette else {})}
+        colours = ()  # the data set's own colours are those of other classes
+    if not colours:
+        return {"classes": classes}
+    try:
+        palette = [(int(red), int(green), int(blue)) for red, green, blue in colours]  # mmdet takes no lists
+    except (TypeError, ValueError):
+        palette = []
+    if len(palette) < len(classes):
+        raise ValueError(
+            f"the palette of the data set must have a colour (red, green, blue) for each of {len(classes)} classes, "
+            f"got {colours!r}: set metainfo=dict(classes=(...), palette=[...])"
+        )
+    return {"classes": classes, "palette": palette}

@@ -7,13 +7,18 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
 from ._type_names import type_name
 
 _NO_MIXED_PRECISION = ("cpu", "mps")
 _OF_MIXED_PRECISION = ("loss_scale", "dtype", "use_fsdp")  # arguments that OptimWrapper lacks
+
+_BY_ITERATIONS = (
+    "train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=…, val_interval=…), by_epoch=False in each of "
+    "param_scheduler, in log_processor and, with an interval in iterations, in default_hooks.checkpoint"
+)
 
 
 @RUNNERS.register_module()
@@ -68,8 +73,7 @@ class MobileViTRunner(Runner):  # type: ignore[misc]
             if isinstance(getattr(built.dataloader, "sampler", None), InfiniteSampler):
                 raise ValueError(
                     "an epoch of train_dataloader has no end, because its sampler is InfiniteSampler: set "
-                    "sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations, with "
-                    "train_cfg=dict(type='IterBasedTrainLoop', max_iters=…)"
+                    f"sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations, with {_BY_ITERATIONS}"
                 )
             if not len(built.dataloader):
                 raise ValueError(
@@ -77,4 +81,20 @@ class MobileViTRunner(Runner):  # type: ignore[misc]
                     f"images, a batch {built.dataloader.batch_size}, and drop_last=True leaves out what does not fill "
                     "one; set a smaller batch_size"
                 )
+        elif isinstance(built, IterBasedTrainLoop) and _counts_epochs(self.param_schedulers):
+            raise ValueError(
+                "param_scheduler counts epochs, of which a training by iterations has a single one: the learning rate "
+                f"would not fall; set {_BY_ITERATIONS}"
+            )
         return built
+
+
+def _counts_epochs(schedulers: Any) -> bool:
+    """Return whether some scheduler of the learning rate takes a step per epoch."""
+    if isinstance(schedulers, list | tuple):
+        return any(map(_counts_epochs, schedulers))
+    if not isinstance(schedulers, dict):  # built, or none
+        return bool(getattr(schedulers, "by_epoch", False))
+    if "type" not in schedulers:  # of several optimizers
+        return any(map(_counts_epochs, schedulers.values()))
+    return bool(schedulers.get("by_epoch", True)) and not schedulers.get("convert_to_iter_based")

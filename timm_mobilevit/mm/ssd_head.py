@@ -59,6 +59,11 @@ class SSDLiteHead(SSDHead):  # type: ignore[misc]
         )
 
     def _init_layers(self) -> None:
+        if len(self.in_channels) != len(self.num_base_priors):
+            raise ValueError(
+                f"the head has {len(self.in_channels)} levels (in_channels), its anchor_generator "
+                f"{len(self.num_base_priors)} (ratios): give one entry of ratios for each level"
+            )
         self.predictors = nn.ModuleList()
         for level, (chs, anchors) in enumerate(zip(self.in_channels, self.num_base_priors, strict=True)):
             pointwise = nn.Conv2d(chs, anchors * (4 + self.cls_out_channels), 1)

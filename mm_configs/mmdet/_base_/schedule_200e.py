@@ -6,7 +6,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="WarmUpLR", start_factor=0.1, by_epoch=False, iterations=500),  # at most a tenth of the training
-    dict(type="CosineAnnealingLR", by_epoch=True, eta_min=1e-6),
+    dict(type="CosineAnnealingLR", by_epoch=True, eta_min_ratio=1e-6 / 9e-4),
 ]
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=200, val_interval=1)
 val_cfg = dict(type="ValLoop")

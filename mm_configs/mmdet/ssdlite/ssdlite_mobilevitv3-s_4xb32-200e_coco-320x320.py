@@ -24,5 +24,5 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
     dict(type="WarmUpLR", start_factor=9e-5 / 4e-3, by_epoch=False, iterations=500),
-    dict(type="CosineAnnealingLR", by_epoch=True, eta_min=1e-6),
+    dict(type="CosineAnnealingLR", by_epoch=True, eta_min_ratio=1e-6 / 4e-3),
 ]

@@ -6,7 +6,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(flat_decay_mult=0.0),
     clip_grad=dict(max_norm=10),
 )
-param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, eta_min=2e-4)]
+param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, eta_min_ratio=2e-4 / 0.02)]
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=120, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
