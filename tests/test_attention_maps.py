@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.transforms.functional import to_tensor
 from typer.testing import CliRunner
 
+from timm_mobilevit import optimize_for_inference
 from timm_mobilevit.attention_maps import (
     AttentionMap,
     attention_maps,
@@ -92,6 +93,19 @@ def test_relative_maps_and_phases():
     assert phases.shape == (2, 8, 3, 2)
     for i, j in itertools.product(range(2), range(4)):
         assert torch.equal(phases[:, 4 * i + j], m.relative()[:, i::2, j::4])
+
+
+@pytest.mark.parametrize("name", BY_BLOCK.values())
+@pytest.mark.parametrize("kind", ["classifier", "features", "optimized", "bfloat16"])
+@pytest.mark.filterwarnings("ignore:this CPU has no instructions")
+def test_stages_keep_their_numbers_when_one_loses_its_transformer(name, kind):
+    model = build(name, features_only=kind == "features")
+    (model.stages_2 if kind == "features" else model.stages[2])[1] = nn.Identity()
+    if kind in ("optimized", "bfloat16"):
+        model = optimize_for_inference(model, dtype=torch.bfloat16 if kind == "bfloat16" else None)
+    found = [m.stage for m in attention_maps(model, torch.rand(1, 3, 64, 64).double())]
+    _, fourth, fifth = VARIANTS[name].transformer_depths
+    assert found == [4] * fourth + [5] * fifth
 
 
 def test_model_is_left_as_it_was():

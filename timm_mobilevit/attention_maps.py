@@ -5,6 +5,7 @@ the inputs of the ``attn_drop`` modules; fused attention, which does not return 
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -76,14 +77,18 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
         >>> [(m.stage, m.layer, tuple(m.scores.shape)) for m in maps][:3]
         [(3, 1, (1, 4, 16, 16)), (3, 2, (1, 4, 16, 16)), (4, 1, (1, 4, 8, 8))]
     """
-    blocks = [m for m in model.modules() if isinstance(m, (MobileViTBlock, SeparableMobileViTBlock))]
+    blocks = {n: m for n, m in model.named_modules() if isinstance(m, (MobileViTBlock, SeparableMobileViTBlock))}
     if not blocks:
         raise ValueError(f"expected a MobileViT of timm_mobilevit or a network with one, got {type(model).__name__}")
     if model.training:
         raise ValueError("expected a model in evaluation mode; call model.eval() first")
     fused = [m for m in model.modules() if isinstance(m, MultiHeadAttention) and m.fused_attn]
     maps: list[AttentionMap] = []
-    handles = [handle for stage, block in enumerate(blocks, _FIRST_STAGE) for handle in _record(block, stage, maps)]
+    handles = [
+        handle
+        for place, (name, block) in enumerate(blocks.items(), _FIRST_STAGE)
+        for handle in _record(block, _stage(name, place), maps)
+    ]
     try:
         for attention in fused:
             attention.fused_attn = False
@@ -95,6 +100,12 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
         for handle in handles:
             handle.remove()
     return maps
+
+
+def _stage(name: str, default: int) -> int:
+    """Return the number of the stage in the name of a block: stages before it may have lost their blocks."""
+    found = re.search(r"stages\D*(\d+)", name)
+    return int(found[1]) + 1 if found else default
 
 
 def _record(

@@ -5,6 +5,7 @@ where calling the modules would run PyTorch's own code and nothing else.
 """
 
 import copy
+import types
 
 import pytest
 import timm
@@ -322,3 +323,138 @@ def test_strides_of_parameters_change_no_output(name, size):
         loaded = {key: torch.empty(value.shape).copy_(value) for key, value in model.state_dict().items()}
         model.load_state_dict(loaded, assign=True)
         assert torch.equal(model(x), before)
+
+
+class Heads(nn.Module):
+    """Two heads on the same features, as users write them: the first layer of each is an activation."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        width = backbone.num_features
+        self.first, self.second = (nn.Sequential(nn.SiLU(), nn.Linear(width, 2)).double() for _ in range(2))
+        self.act, self.drop = nn.SiLU(), nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.backbone(x)
+        residual = x + self.act(x).flip(1)
+        out = torch.cat((self.first(x), self.second(x), residual), dim=1)
+        return F.dropout(out, self.drop.p, self.training)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_heads_around_an_optimized_model_keep_their_inputs(name):
+    backbone = build(name)
+    backbone.reset_classifier(0)
+    model = Heads(backbone).eval()
+    with torch.no_grad():
+        expected = model(images())
+        assert_close(optimize_for_inference(model)(images()), expected)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_hooks_of_an_optimized_copy_get_whole_batches_that_stay(name):
+    """What they keep is a layer's own output for all images, and no later layer writes into it."""
+    model, seen = build(name), {}
+    block = model.stages[3][1]
+    watched = {
+        "stem": model.stem,
+        "stem norm": model.stem.bn,
+        "first stage": model.stages[0],
+        "block": model.stages[1][0],
+        "norm": block.conv_kxk.bn,
+        "expanded": block.transformer[0].mlp.fc1,
+    }
+    for key, module in watched.items():
+        module.register_forward_hook(lambda module, args, out, key=key: seen.update({key: out}))
+    with torch.no_grad():
+        model(images())
+        expected = {key: out.clone() for key, out in seen.items()}
+        seen.clear()
+        optimize_for_inference(model)(images())
+    assert set(seen) == set(watched)
+    assert_close(seen, expected)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_optimized_copy_of_features_by_hooks(name):
+    model = randomise(timm.create_model(name, features_only=True, feature_cls="hook")).double()
+    with torch.no_grad():
+        assert_close(optimize_for_inference(model)(images()), model(images()))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_layers_that_look_at_the_whole_batch_get_it_in_an_optimized_copy(name):
+    class Centred(nn.Module):
+        def forward(self, x):
+            return x - x.mean(dim=0, keepdim=True)
+
+    model = build(name)
+    model.stages[0][0].drop_path = Centred()
+    with torch.no_grad():
+        assert_close(optimize_for_inference(model)(images()), model(images()))
+
+
+@pytest.mark.parametrize("shared", ["attn", "mlp", "qkv", "weight", "conv_proj"])
+@pytest.mark.parametrize("name", KINDS)
+def test_layers_may_share_weights(name, shared):
+    """As ALBERT's do: what is folded for one layer must not change another."""
+    model = build(name)
+    block = model.stages[3][1]
+    first, second = block.transformer[:2]
+    qkv = "qkv" if hasattr(first.attn, "qkv") else "qkv_proj"
+    getattr(first.attn, qkv).weight.data.mul_(10)  # attention that is far from even shows the scale of its scores
+    if shared == "qkv":
+        setattr(second.attn, qkv, getattr(first.attn, qkv))
+    elif shared == "weight":
+        getattr(second.attn, qkv).weight = getattr(first.attn, qkv).weight
+    elif shared == "conv_proj":
+        model.stages[3].append(copy.deepcopy(block))
+        for key in ("norm.weight", "norm.bias"):
+            nn.init.uniform_(model.stages[3][2].get_parameter(key), 0.5, 2.0)
+        model.stages[3][2].conv_proj = block.conv_proj
+    else:
+        setattr(second, shared, getattr(first, shared))
+    x = torch.rand(2, 3, 160, 160, dtype=torch.double)
+    with torch.no_grad():
+        assert_close(optimize_for_inference(model)(x), model(x))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_norms_without_bias(name):
+    model = build(name)
+    for norm in model.modules():
+        if isinstance(norm, nn.GroupNorm):
+            norm.register_parameter("bias", None)  # GroupNorm(…, bias=False) of newer PyTorch
+    with torch.no_grad():
+        assert_close(optimize_for_inference(model)(images()), model(images()))
+        assert_close(torch.export.export(model, (images(),)).module()(images()), model(images()))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_optimized_copy_of_a_model_with_a_forward_that_uses_each_stage(name):
+    def forward_features(self, x):
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return self.final_conv(x)
+
+    class Deep(type(build(name))):
+        def forward(self, x):
+            x, maps = self.forward_intermediates(x)
+            return self.forward_head(x) + maps[2].mean()
+
+    class Blocks(Opaque):
+        def forward(self, x):
+            x = self.hidden.stem(x)
+            for stage in self.hidden.stages:
+                for block in stage:
+                    x = block(x)
+            return x + self.hidden.stages[0][0](self.hidden.stem(images())).mean()
+
+    patched, subclass, blocks = build(name), build(name), Blocks(build(name))
+    patched.forward_features = types.MethodType(forward_features, patched)
+    subclass.__class__ = Deep
+    for model in (patched, subclass, blocks.eval()):
+        with torch.no_grad():
+            assert_close(optimize_for_inference(model)(images()), model(images()))

@@ -1,5 +1,6 @@
 """Transformers with fewer operations: scales and biases per channel become part of the next convolution."""
 
+from collections import Counter
 from typing import TypeGuard
 
 import torch
@@ -14,7 +15,8 @@ from ..network.modes import is_patched, is_unmodified
 def fold_transformers(model: nn.Module) -> None:
     """Fold weights of v2's norms into the 1×1 convolutions behind them, and the scale of v1's scores into q and k.
 
-    In real numbers nothing changes. Layers that have been replaced by others are left as they are.
+    In real numbers nothing changes. Layers that have been replaced by others are left as they are, and so are those
+    that share their weights.
 
     Args:
         model: Network in evaluation mode whose batch norms are folded already. It is changed.
@@ -26,19 +28,29 @@ def fold_transformers(model: nn.Module) -> None:
         >>> layer.norm1.weight is None, torch.allclose(layer(x), before, atol=1e-5)
         (True, True)
     """
+    users = Counter(
+        part for module in model.modules() for part in {*module.children(), *module.parameters(recurse=False)}
+    )
+
+    def is_shared(*path: nn.Module) -> bool:
+        """Return whether a layer, a module around it or its weights belong to another module too."""
+        return any(users[part] > 1 for part in (*path, *path[-1].parameters(recurse=False)))
+
     for module in list(model.modules()):
         if "forward" in module.__dict__:  # its forward may use its children in another way
             continue
         if type(module) is SeparableTransformerLayer:
-            if type(module.attn) is SeparableAttention and not is_patched(module.attn):
-                module.norm1 = _fold_norm(module.norm1, module.attn.qkv_proj)
-            if type(module.mlp) is Mlp and not is_patched(module.mlp):
-                module.norm2 = _fold_norm(module.norm2, module.mlp.fc1)
+            attn, mlp = module.attn, module.mlp
+            if type(attn) is SeparableAttention and not is_patched(attn) and not is_shared(attn, attn.qkv_proj):
+                module.norm1 = _fold_norm(module.norm1, attn.qkv_proj)
+            if type(mlp) is Mlp and not is_patched(mlp) and not is_shared(mlp, mlp.fc1):
+                module.norm2 = _fold_norm(module.norm2, mlp.fc1)
         elif type(module) is SeparableMobileViTBlock:
-            if type(module.conv_proj) is ConvNormAct and not is_patched(module.conv_proj):
+            proj = module.conv_proj
+            if type(proj) is ConvNormAct and not is_patched(proj) and not is_shared(proj, proj.conv):
                 # In v3, the channels of the norm come first.
-                module.norm = _fold_norm(module.norm, module.conv_proj.conv)
-        elif type(module) is MultiHeadAttention:
+                module.norm = _fold_norm(module.norm, proj.conv)
+        elif type(module) is MultiHeadAttention and not is_shared(module.qkv):
             _fold_scale(module)
 
 
@@ -49,7 +61,8 @@ def _fold_norm(norm: nn.Module, conv: nn.Module) -> nn.GroupNorm:
     d = norm.num_channels
     with torch.no_grad():
         matrix = wide(conv.weight).flatten(1)  # [out, in]
-        conv.bias.copy_(wide(conv.bias) + matrix[:, :d] @ wide(norm.bias))  # type: ignore[union-attr, arg-type]
+        if norm.bias is not None:
+            conv.bias.copy_(wide(conv.bias) + matrix[:, :d] @ wide(norm.bias))  # type: ignore[union-attr, arg-type]
         conv.weight[:, :d].copy_((matrix[:, :d] * wide(norm.weight))[:, :, None, None])
     return nn.GroupNorm(norm.num_groups, d, eps=norm.eps, affine=False).train(norm.training)
 

@@ -43,7 +43,7 @@ class JoinedStages(nn.Module):
                 _join(before[-1], after[0])  # type: ignore[index]
         early = list(takewhile(all_inverted_residuals, stages))
         self.early = nn.Sequential(*(block for stage in early for block in stage.children()))
-        self.late = nn.Sequential(*list(stages)[len(early) :])
+        self.late = stages[len(early) :]  # the stages keep their names
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the input of the first stage to the output of the last."""

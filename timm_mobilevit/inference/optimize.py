@@ -3,18 +3,34 @@
 import copy
 import platform
 import warnings
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import torch
-from timm.layers import DropPath
+from timm.layers import ClassifierHead, DropPath
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..network.attention import (
+    Mlp,
+    MultiHeadAttention,
+    SeparableAttention,
+    SeparableTransformerLayer,
+    TransformerLayer,
+)
+from ..network.blocks import InvertedResidual
 from ..network.layers import ConvNormAct, Stem
 from ..network.model import MobileViT
 from ..network.modes import is_patched, is_traced, is_unmodified
 from .fold_transformers import fold_transformers
 from .joined_stages import JoinedStages, all_inverted_residuals
+
+# The modules whose forward is known, so that their dropouts and activations can change.
+_OWN = (
+    ConvNormAct, Stem, InvertedResidual, MultiHeadAttention, SeparableAttention, Mlp, TransformerLayer,
+    SeparableTransformerLayer, ClassifierHead,
+)  # fmt: skip
+_FORWARDS = ("forward", "forward_features", "forward_head", "forward_intermediates")
 
 
 def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
@@ -59,13 +75,16 @@ def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None
     fold_norms(model)
     fold_transformers(model)
     for module in model.modules():
+        if type(module) not in _OWN:  # others may use the input of an activation again, or read the rate of a dropout
+            continue
         for name, child in module.named_children():
             if is_unmodified(child, nn.Dropout) or is_unmodified(child, DropPath):
                 setattr(module, name, nn.Identity())
-            elif is_unmodified(child, nn.SiLU):
+            elif is_unmodified(child, nn.SiLU) and _returns_new_map(module):
                 setattr(module, name, nn.SiLU(inplace=True))
     if (
-        isinstance(model, MobileViT)
+        type(model) is MobileViT
+        and vars(model).keys().isdisjoint(_FORWARDS)  # another forward may use each stage
         and is_unmodified(model.stages, nn.Sequential)
         and all(is_unmodified(stage, nn.Sequential) for stage in model.stages)
         and not any(is_patched(module) for module in model.stages.modules())
@@ -76,16 +95,32 @@ def optimize_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None
     for module in list(model.modules()):
         for name, child in module.named_children():
             early = isinstance(child, Stem) or (isinstance(child, nn.Sequential) and all_inverted_residuals(child))
-            if early and not any(_normalises_batches(part) for part in child.modules()):
+            if early and all(_is_per_image(part) for part in child.modules()):
                 setattr(module, name, ImageWise(child))
     if dtype is not None:
         _run_in(dtype, model)
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
-def _normalises_batches(module: nn.Module) -> bool:
-    """Return whether a module is a batch norm without running statistics, whose output depends on the whole batch."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None
+def _returns_new_map(module: nn.Module) -> bool:
+    """Return whether the layer before the activation returns a map that nothing else refers to."""
+    if isinstance(module, ConvNormAct):
+        before: nn.Module = module.conv if is_unmodified(module.bn, nn.Identity) else module.bn
+    elif isinstance(module, Mlp):
+        before = module.fc1
+    else:
+        return False
+    return any(is_unmodified(before, kind) for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm))
+
+
+def _is_per_image(module: nn.Module) -> bool:
+    """Return whether a module computes each image by itself, and nothing that was added to it sees single images.
+
+    A batch norm without running statistics uses the whole batch, a hook gets all of it, and a foreign module may.
+    """
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:
+        return False
+    return type(module).__module__.partition(".")[0] in ("torch", "timm", "timm_mobilevit") and not is_patched(module)
 
 
 def _refuse_single_stages(*args: Any, **kwargs: Any) -> NoReturn:
@@ -170,6 +205,14 @@ class ImageWise(nn.Module):
         if torch.jit.is_scripting() or is_traced() or x.device.type != "cpu" or len(x) < 2:  # type: ignore[attr-defined]
             return self.module(x)  # type: ignore[no-any-return]
         return torch.cat([self.module(image) for image in x.split(1)])  # type: ignore[no-untyped-call]
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Return the blocks of a stage, for networks that run them one by one."""
+        return self.module.children()
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """Return a block of a stage."""
+        return self.module[index]  # type: ignore[index, no-any-return]
 
 
 def fold_norms(model: nn.Module) -> None:

@@ -357,4 +357,6 @@ def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
         return F.group_norm(x, 1, weight, bias, norm.eps)
     else:
         x = F.instance_norm(x.reshape(x.shape[0], 1, -1), eps=norm.eps).reshape(x.shape)
-    return x if norm.weight is None else x * norm.weight[:, None, None] + norm.bias[:, None, None]
+    if norm.weight is not None:
+        x = x * norm.weight[:, None, None]
+    return x if norm.bias is None else x + norm.bias[:, None, None]
