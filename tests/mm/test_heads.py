@@ -34,6 +34,7 @@ def test_anchors_of_other_levels_are_refused():
         MODELS.build({"type": "mmdet.SSDLiteHead", "num_classes": 3, "anchor_generator": generator})
 
 
+@pytest.mark.detection
 def test_the_order_of_a_batch_changes_no_box():
     """Anchors belong to the canvas of the batch, whichever image comes first."""
     from mmdet.structures import DetDataSample
