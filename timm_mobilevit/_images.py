@@ -1,7 +1,6 @@
 """The one reader of image files: upright, with eight bits per channel, in the mode that the model takes."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import get_img_extensions, is_img_extension
 from timm.utils.misc import natural_key
+
+from ._folders import walk_files
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -71,24 +72,12 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             images.append(path)
             continue
-        found = [file for file in _visible_files(path) if is_img_extension(file.suffix.lower()) and file.is_file()]
+        files = walk_files(path, hidden=False)
+        found = [file for file in files if is_img_extension(file.suffix.lower()) and file.is_file()]
         if not found:
             raise ValueError(f"no images in {path}; expected files that end in {', '.join(get_img_extensions())}")
         images += sorted(found, key=lambda file: natural_key(str(file)))
     return images
-
-
-def _visible_files(root: Path) -> Iterator[Path]:
-    """Walk through a folder and what its links lead to, each folder once: a link may lead back to where it is."""
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = [name for name in subfolders if name[0] != "."]
-        yield from (Path(folder, name) for name in names if name[0] != ".")
 
 
 def evenly(items: Sequence[Item], count: int) -> list[Item]:

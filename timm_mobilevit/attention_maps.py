@@ -104,7 +104,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
 
 def _stage(name: str, default: int) -> int:
     """Return the number of the stage in the name of a block: stages before it may have lost their blocks."""
-    found = re.search(r"stages\D*(\d+)", name)
+    found = re.match(r".*stages\D*(\d+)", name)
     return int(found[1]) + 1 if found else default
 
 

@@ -20,6 +20,7 @@ from ._files import filling
 from ._images import MODES, UnreadableImageError, evenly, read_image
 from .convert.layouts import ChannelOrder
 from .inference.optimize import optimize_for_inference
+from .weights.directory import names_by_class
 
 __all__ = ["Accuracy", "evaluate", "write_results"]
 
@@ -251,7 +252,7 @@ def _open_folder(data: Path, split: str, num_classes: int, mode: str, names: Any
             f"{found.reader.root} has {classes} classes with images, but the model has {num_classes}; "
             "expected one folder of images for each class"
         )
-    own, folders = _names_by_class(names, classes), set(found.reader.class_to_idx)
+    own, folders = names_by_class(names, classes), set(found.reader.class_to_idx)
     if {str(name).casefold() for name in own} & {name.casefold() for name in folders}:  # else names of another kind
         if unknown := sorted(folders.difference(own)):
             missing = ", ".join(str(name) for name in own if name not in folders)
@@ -262,11 +263,3 @@ def _open_folder(data: Path, split: str, num_classes: int, mode: str, names: Any
         order = {name: index for index, name in enumerate(own)}
         found = create_dataset("", root=str(data), split=split, class_map=order)
     return _WholeFolder(found.reader.root, reader=found.reader, input_img_mode=mode)
-
-
-def _names_by_class(names: Any, classes: int) -> list[Any]:
-    """Return a model's own class names in the order of its classes; they may be keyed by number, JSON's by text."""
-    if isinstance(names, Mapping):
-        keyed = {int(key): name for key, name in names.items()}
-        return [keyed.get(index) for index in range(classes)]
-    return list(names or ())

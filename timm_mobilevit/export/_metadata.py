@@ -8,6 +8,7 @@ from typing import Any
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
+from ..weights.directory import names_by_class
 from ._format import metadata_file
 
 _CFG_KEYS = ("architecture", "tag", "mean", "std", "interpolation", "crop_pct", "crop_mode", "license")
@@ -89,14 +90,11 @@ def known_class_names(model: nn.Module, labels: Sequence[str] | None = None) -> 
 
 def _recorded_names(cfg: dict[str, Any], count: int) -> list[str] | None:
     """Return the names that timm's configuration records: descriptions where there are some."""
-    own = cfg.get("label_names")
-    if not own:
+    if not cfg.get("label_names"):
         return None
     descriptions = cfg.get("label_descriptions") or {}
-    if not isinstance(own, dict):
-        return [str(descriptions.get(name, name)) for name in own]
-    keyed = {int(key): name for key, name in own.items()}  # it may have gaps; JSON made strings of its keys
-    return [str(descriptions.get(keyed.get(i), keyed.get(i, i))) for i in range(count)]
+    own = names_by_class(cfg["label_names"], count)
+    return [str(descriptions.get(name, index if name is None else name)) for index, name in enumerate(own)]
 
 
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:

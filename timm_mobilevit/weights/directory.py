@@ -123,6 +123,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def names_by_class(names: Any, classes: int) -> list[Any]:
+    """Return the ``label_names`` of a configuration, one per class: it may key them by number, with gaps.
+
+    Example:
+        >>> names_by_class({"0": "cat", "2": "dog"}, 3), names_by_class(["cat", "dog"], 2)
+        (['cat', None, 'dog'], ['cat', 'dog'])
+    """
+    if isinstance(names, Mapping):
+        keyed = {int(key): name for key, name in names.items()}  # JSON made strings of the numbers
+        return [keyed.get(index) for index in range(classes)]
+    return list(names or ())
+
+
 def settings_of_training(options: Mapping[str, Any], channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what timm's ``train.py`` was told that the weights do not show: for ``pretrained_cfg`` and ``model_args``.
 

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .._files import filling
+from .._folders import walk_files
 from .._nearest import suggestion
 from .._version import __version__
 from ..convert import convert_state_dict
@@ -236,11 +237,9 @@ def _path_of(row: Weights) -> str:
 def _from_tree(row: Weights, tree: Path, work: Path) -> _Source | None:
     """Look for the checkpoint of a row in a directory and all below it: as a file, then in the archive."""
     wanted = _path_of(row)
-    walk = os.walk(tree, followlinks=True)
-    files = sorted(path for folder, _, names in walk for name in names if (path := Path(folder, name)).is_file())
-    # Of several links to one file, the shortest path: a link may lead back to where it is.
-    ends = sorted((path for path in files if path.as_posix().endswith(f"/{wanted}")), key=lambda path: -len(str(path)))
-    found = list({path.resolve(): path for path in ends}.values())
+    files = sorted(path for path in walk_files(tree, hidden=True) if path.is_file())
+    ends = (path for path in files if path.as_posix().endswith(f"/{wanted}"))
+    found = list({path.resolve(): path for path in ends}.values())  # several links to one file count once
     if len(found) > 1:
         raise ValueError(f"expected one file for {wanted}, found {len(found)}: {', '.join(map(str, found[:5]))}")
     if found:
