@@ -21,7 +21,7 @@ from mmseg.datasets import PascalVOCDataset
 from pycocotools import mask as rle
 
 from timm_mobilevit.cli import app
-from timm_mobilevit.cli.mm_predict import _picture_names
+from timm_mobilevit.cli.mm_predict import _label, _picture_names
 from timm_mobilevit.configs import find_config
 from timm_mobilevit.mm.loading import load_model
 
@@ -203,6 +203,11 @@ def test_names_of_other_classes_are_refused_before_any_picture(names, photos, tm
     assert done.exit_code == 1
     assert f"the model tells 3 classes apart, but the data set that {config} tests on names {len(names)}" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_without_a_name_where_the_head_does_not_say_how_many_it_has():
+    with pytest.raises(ValueError, match="the model finds class 1, but the data set .* names 1: road; name all"):
+        _label(("road",), 1)
 
 
 def test_a_detector_of_other_classes_than_its_data_set(photos, tmp_path):
