@@ -206,7 +206,7 @@ def test_names_of_other_classes_are_refused_before_any_picture(names, photos, tm
 
 
 def test_a_class_without_a_name_where_the_head_does_not_say_how_many_it_has():
-    with pytest.raises(ValueError, match="the model finds class 1, but the data set .* names 1: road; name all"):
+    with pytest.raises(ValueError, match=r"the model finds class 1, but the data set .* names 1: road; name all"):
         _label(("road",), 1)
 
 
